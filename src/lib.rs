@@ -1,0 +1,36 @@
+//! `builder` turns a Dockerfile into an OCI image and runs it: without a daemon, as root or as an ordinary user.
+//!
+//! The library is laid out in floors; a module imports only from floors below its own (`tests/architecture.rs` holds
+//! it to that). `ARCHITECTURE.md` walks through them.
+
+// Floor 0: vocabulary.
+pub mod cancel;
+pub mod oci;
+pub mod parser;
+pub mod progress;
+
+// Floor 1: what to compute, and where bytes come from and go to.
+pub mod context;
+pub mod graph;
+pub mod registry;
+pub mod store;
+
+// Floor 2: file systems, the plan, cache records, transfers.
+pub mod cache;
+pub mod planner;
+
+pub mod push;
+pub mod snapshot;
+
+// Floor 3: running one operation; writing one result.
+pub mod executor;
+pub mod export;
+pub mod pull;
+
+// Floor 4: running a graph; running a container.
+pub mod run;
+pub mod solver;
+
+// Floor 5 and 6: one build, and the command line.
+pub mod cli;
+pub mod pipeline;

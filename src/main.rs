@@ -1,0 +1,3 @@
+//! The `builder` program: see [`builder::cli`].
+
+fn main() {}
