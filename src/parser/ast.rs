@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use super::check::CheckOptions;
+use super::diagnostic::Diagnostic;
+
 /// A range of bytes in the source text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Span {
@@ -45,6 +48,10 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// The stages, in order; at least one.
     pub stages: Vec<Stage>,
+    /// Violations of the rules that need nothing but the text, in order of place, those left out that a
+    /// `# check=skip=…` above their instruction skips. The file's own `# check=` is left to the caller, because
+    /// `BUILDKIT_DOCKERFILE_CHECK` replaces it: see [`CheckOptions::wants`].
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// The parser directives.
@@ -54,8 +61,8 @@ pub struct Directives {
     pub syntax: Option<Spanned<String>>,
     /// `# escape=`: `\` or `` ` ``.
     pub escape: char,
-    /// `# check=`: the whole value.
-    pub check: Option<Spanned<String>>,
+    /// `# check=`.
+    pub check: Option<Spanned<CheckOptions>>,
 }
 
 /// A FROM and what follows it.
@@ -75,6 +82,8 @@ pub struct Stage {
     pub name: Option<Spanned<String>>,
     /// A comment `# <name> <description>` directly above, for `--call=targets`.
     pub description: Option<String>,
+    /// A comment `# check=…` directly above, for this instruction alone.
+    pub check: CheckOptions,
     /// The instructions, in order.
     pub instructions: Vec<Instruction>,
 }
@@ -88,6 +97,8 @@ pub struct Instruction {
     pub lines: (usize, usize),
     /// The instruction as it is shown in progress: keyword as written, continuations joined.
     pub text: String,
+    /// A comment `# check=…` directly above, for this instruction alone.
+    pub check: CheckOptions,
     /// What it says.
     pub kind: InstructionKind,
 }
@@ -107,7 +118,7 @@ pub enum InstructionKind {
     Entrypoint(Command),
     /// ENV.
     Env(Vec<(Word, Word)>),
-    /// EXPOSE.
+    /// EXPOSE, in the order of the source; each word may expand to several ports: `Word::expand_words`.
     Expose(Vec<Word>),
     /// HEALTHCHECK.
     Healthcheck(HealthcheckInstruction),
@@ -143,7 +154,8 @@ pub enum Command {
 /// RUN.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
-    /// `--mount`, in order, each the unparsed value.
+    /// `--mount`, in order, each the unparsed value: for `mount::parse_mount`, which expands field by field, so that
+    /// a comma in a variable does not divide.
     pub mounts: Vec<Word>,
     /// `--network`.
     pub network: Option<Spanned<String>>,

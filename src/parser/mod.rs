@@ -4,5 +4,9 @@
 //! scope), touches neither disk nor network, and imports no other module.
 
 mod ast;
+mod check;
+mod diagnostic;
 
 pub use ast::*;
+pub use check::{CheckError, CheckOptions, RuleSet};
+pub use diagnostic::{Diagnostic, Rule, Severity, displayable, line_of};
