@@ -1,0 +1,99 @@
+"""Turns samples into Markdown tables: times, ratios, peak memory, and the goals they are held against.
+
+Measures nothing and starts nothing.
+"""
+
+import dataclasses
+import statistics
+
+import fixtures
+from machine import MIB
+
+OURS, REFERENCE = "builder", "BuildKit"
+
+# The greatest ratio builder / BuildKit that counts as reached, by workload and phase.
+GOALS = {("W1", "no-op"): 0.3, ("W2", "cold"): 0.3, ("W3", "no-op"): 0.3, ("W4", "cold"): 0.9}
+MEMORY_GOALS = {"W3": 100 * MIB}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One build: its wall seconds and peak memory in bytes, or in `fault` why it does not count."""
+
+    workload: str
+    phase: str
+    program: str
+    repetition: int
+    seconds: float = 0.0
+    peak: int = 0
+    quiet: bool = True
+    fault: str = ""
+
+
+def spread(values: list[float]) -> str:
+    """Median [least–greatest], with about three digits that carry meaning."""
+    middle = statistics.median(values)
+    digits = 3 if middle < 1 else 2 if middle < 10 else 1 if middle < 100 else 0
+    return f"{middle:.{digits}f} [{min(values):.{digits}f}–{max(values):.{digits}f}]"
+
+
+def verdict(reached: bool) -> str:
+    return "reached" if reached else "**missed**"
+
+
+def compared(names: list[str]) -> list[tuple[str, str]]:
+    """Whose times are divided by whose: builder's by each rival's; without builder, each rival's by BuildKit's."""
+    if OURS in names:
+        return [(OURS, rival) for rival in names if rival != OURS]
+    return [(rival, REFERENCE) for rival in names if rival != REFERENCE and REFERENCE in names]
+
+
+def row(title: str, figures: dict[str, list[float]], goal: float | None = None) -> str:
+    """One line: each program's figures, then the ratios of their medians, held against `goal` for builder / BuildKit."""
+    cells = [spread(values) if values else "no result" for values in figures.values()]
+    for pair in compared(list(figures)):
+        if not all(figures[name] for name in pair):
+            cells.append("–")
+            continue
+        ratio = statistics.median(figures[pair[0]]) / statistics.median(figures[pair[1]])
+        held = f" (goal {goal}: {verdict(ratio <= goal)})" if goal and pair == (OURS, REFERENCE) else ""
+        cells.append(f"{ratio:.3f}{held}")
+    return "| " + " | ".join([title, *cells]) + " |"
+
+
+def table(workload: fixtures.Workload, samples: list[Sample], names: list[str]) -> str:
+    """The table of one workload; `names` are the programs in the order of their columns."""
+    heads = [f"{workload.name} {workload.title}", *names, *(" / ".join(pair) for pair in compared(names))]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for phase in workload.phases:
+        valid = [sample for sample in samples if sample.phase == phase.name and not sample.fault]
+        seconds = {name: [sample.seconds for sample in valid if sample.program == name] for name in names}
+        lines.append(row(f"{phase.name}, s", seconds, GOALS.get((workload.name, phase.name))))
+        if phase is fixtures.COLD and workload.steps:
+            milliseconds = {name: [1000 * value / workload.steps for value in seconds[name]] for name in names}
+            lines.append(row("· a step, ms", milliseconds))
+        if phase is fixtures.COLD:
+            peaks = {name: [sample.peak / MIB for sample in valid if sample.program == name] for name in names}
+            lines.append(row("· peak memory, MiB", peaks))
+    return "\n".join(lines + memory_note(workload, samples))
+
+
+def memory_note(workload: fixtures.Workload, samples: list[Sample]) -> list[str]:
+    """Where the workload has a memory goal: whether builder's largest peak over all its phases keeps to it."""
+    limit = MEMORY_GOALS.get(workload.name)
+    peaks = [sample.peak for sample in samples if sample.program == OURS and not sample.fault]
+    if not limit or not peaks:
+        return []
+    held = f"(goal {limit // MIB}: {verdict(max(peaks) <= limit)})"
+    return ["", f"Largest peak memory of {OURS} over all phases of {workload.name}: {max(peaks) / MIB:.0f} MiB {held}."]
+
+
+def faults(samples: list[Sample]) -> list[str]:
+    """One line for each sample that does not count, and one for those taken while something else was running."""
+    lines = [
+        f"No result: {s.workload} {s.phase} #{s.repetition + 1} {s.program}: {s.fault}" for s in samples if s.fault
+    ]
+    noisy = sum(not sample.quiet for sample in samples)
+    if noisy:
+        lines.append(f"{noisy} of {len(samples)} samples began while the machine was not quiet.")
+    return lines
