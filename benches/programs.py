@@ -176,13 +176,16 @@ class Docker(Program):
 
     name = "Docker"
     peak_is = "the docker command and the engine, each one's peak, without its steps"
-    socket = "unix:///var/run/docker.sock"
+
+    def __init__(self, scratch: pathlib.Path, address: str):
+        super().__init__(scratch)
+        self.address = address
 
     def version(self) -> str:
         return "Docker " + first_line(["docker", "version", "--format", "{{.Server.Version}}"], self.environment())
 
     def environment(self, **more: str) -> dict[str, str]:
-        return super().environment(DOCKER_BUILDKIT="1", DOCKER_HOST=self.socket, **more)
+        return super().environment(DOCKER_BUILDKIT="1", DOCKER_HOST=self.address, **more)
 
     def empty_store(self) -> None:
         for prune in (
@@ -199,4 +202,4 @@ class Docker(Program):
         return Command(["docker", "save", "-o", str(archive), tag], self.environment())
 
     def daemon(self) -> int | None:
-        return machine.listener_pid(self.socket)
+        return machine.listener_pid(self.address)

@@ -49,7 +49,7 @@ def compared(names: list[str]) -> list[tuple[str, str]]:
 
 
 def row(title: str, figures: dict[str, list[float]], goal: float | None = None) -> str:
-    """One line: each program's figures, then the ratios of their medians, held against `goal` for builder / BuildKit."""
+    """One line: each program's figures, then ratios of medians, that of builder / BuildKit held against `goal`."""
     cells = [spread(values) if values else "no result" for values in figures.values()]
     for pair in compared(list(figures)):
         if not all(figures[name] for name in pair):

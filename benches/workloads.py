@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     add("--buildkit-addr", metavar="ADDRESS", help="measure the buildkitd at this address; its whole cache is pruned")
     add("--buildctl", metavar="FILE", default="buildctl", help="the client of that buildkitd")
     add("--buildah", metavar="FILE", default="buildah", help="measured where it is found; '' for not at all")
-    add("--docker", action="store_true", help="measure the engine; its build cache and unused images are pruned")
+    add("--docker-host", metavar="ADDRESS", help="measure the engine there; its cache and unused images are pruned")
     add(
         "--scratch",
         type=pathlib.Path,
@@ -78,10 +78,10 @@ def find_programs(options: argparse.Namespace, scratch: pathlib.Path) -> list[pr
         found.append(programs.BuildKit(scratch, options.buildctl, options.buildkit_addr))
     if options.buildah and (buildah := shutil.which(options.buildah)):
         found.append(programs.Buildah(scratch, buildah, options.registry))
-    if options.docker:
-        found.append(programs.Docker(scratch))
+    if options.docker_host:
+        found.append(programs.Docker(scratch, options.docker_host))
     if not found:
-        sys.exit(f"nothing to measure: there is no {options.builder}, no --buildkit-addr, no buildah, no --docker")
+        sys.exit(f"nothing to measure: there is no {options.builder}, no --buildkit-addr, no buildah, no --docker-host")
     return found
 
 
@@ -178,7 +178,10 @@ def main() -> int:
             scratch = stack.enter_context(machine.loop_filesystem(scratch, options.loop))
         stack.callback(machine.unmount_below, scratch)
         contenders = find_programs(options, scratch)
-        print(heading(contenders, scratch, options), flush=True)
+        try:
+            print(heading(contenders, scratch, options), flush=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.exit(f"a program does not say its version: {error}\n{getattr(error, 'stderr', '')}")
         for workload in workloads:
             taken = run(workload, contenders, scratch, options)
             samples += taken
