@@ -1,1 +1,138 @@
-//! (in the making)
+//! The store: blobs, snapshots, names and cache records on the local disk, and the index that says what refers to what.
+//!
+//! Owns every byte below its root, but for what `context` keeps in `stat-cache/`. Knows nothing of how a snapshot's
+//! files come to be or what a cache key means. Several processes may use one store at once; killing any of them at any
+//! point leaves everything that is recorded whole. `docs/storage.md` tells how.
+
+mod blobs;
+mod collect;
+mod error;
+mod images;
+mod index;
+mod layers;
+mod layout;
+mod locks;
+mod records;
+mod scratch;
+mod snapshots;
+mod sync;
+
+pub use blobs::BlobWriter;
+pub use collect::{Collected, Keep};
+pub use error::{Result, StoreError};
+pub use images::ImageRecord;
+pub use layout::{SnapshotId, SnapshotIdError};
+pub use locks::{InUse, KeyLock};
+pub use records::StoredRecord;
+pub use scratch::ScratchDir;
+pub use snapshots::{PendingSnapshot, SnapshotRecord};
+
+use std::fmt;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+
+use error::Context;
+use index::Index;
+use layout::Layout;
+use scratch::ProcessDir;
+
+/// A store. Clones are the same one; it may be used from any thread.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    layout: Layout,
+    index: Index,
+    process: Mutex<Option<Arc<ProcessDir>>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({:?})", self.root())
+    }
+}
+
+impl Store {
+    /// Opens the store at `root`, which is made when it is not there, and removes what killed processes left.
+    ///
+    /// # Errors
+    /// [`StoreError::Version`] for a store of a newer program; [`StoreError::NotWritable`], [`StoreError::Full`] and
+    /// other I/O errors.
+    pub fn open(root: &Path) -> Result<Store> {
+        let layout = Layout::new(std::path::absolute(root).during("resolve", root)?);
+        let index = match layout.index().try_exists() {
+            Ok(true) => Index::open(&layout.index())?,
+            _ => {
+                create_directories(&layout)?;
+                Index::open(&layout.index())?
+            }
+        };
+        let (index, complete) = index;
+        if !complete {
+            create(&layout, &index)?;
+        }
+        let process = Mutex::new(None);
+        let inner = Inner { layout, index, process };
+        let store = Store { inner: Arc::new(inner) };
+        store.sweep_tmp()?;
+        store.sweep_locks()?;
+        store.drop_torn_after_reboot()?;
+        Ok(store)
+    }
+
+    /// The directory that the store lies in.
+    pub fn root(&self) -> &Path {
+        self.inner.layout.root()
+    }
+
+    fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    fn index(&self) -> &Index {
+        &self.inner.index
+    }
+
+    fn process_slot(&self) -> MutexGuard<'_, Option<Arc<ProcessDir>>> {
+        self.inner.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the store's directories. Nobody else may enter: snapshots hold other images' setuid programs.
+fn create_directories(layout: &Layout) -> Result<()> {
+    let (blobs, snapshots, tmp, locks) = (layout.blobs(), layout.snapshots(), layout.tmp(), layout.locks());
+    for directory in [layout.root(), &blobs, &snapshots, &tmp, &locks] {
+        let mut builder = DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .during("create", directory)?;
+    }
+    Ok(())
+}
+
+/// Finishes a store that has no schema yet, one process at a time.
+fn create(layout: &Layout, index: &Index) -> Result<()> {
+    create_directories(layout)?;
+    let root = rustix::fs::open(
+        layout.root(),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .during("open", layout.root())?;
+    flock(&root, FlockOperation::LockExclusive).during("lock", layout.root())?;
+    index.create(&index::boot_id()?)
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX))
+}

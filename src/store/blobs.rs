@@ -1,0 +1,249 @@
+//! Blobs: files under the digest of their content, below `blobs/sha256/`.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Transaction};
+use rustix::fs::{Mode, OFlags};
+
+use super::Store;
+use super::error::{Context, Result, StoreError};
+use super::index::{Kind, mark_volatile};
+use super::scratch::{ProcessDir, Publication};
+use crate::oci::{Digest, Sha256};
+
+impl Store {
+    /// Whether the blob is there, whole.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.blob_size(digest)?.is_some())
+    }
+
+    /// The blob's size in bytes, or `None` when it is not there.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
+        match self.open_blob(digest) {
+            Ok(file) => {
+                let path = self.layout().blob(digest);
+                Ok(Some(file.metadata().during("stat", &path)?.len()))
+            }
+            Err(StoreError::NoBlob(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the blob for reading. Its content is what was verified when it was written; a reader that needs more
+    /// hashes it on the way.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBlob`], also when its file is gone or has another size: then the record is dropped.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        let recorded = self.index().read(|connection| recorded_size(connection, digest))?;
+        let size = recorded.ok_or(StoreError::NoBlob(*digest))?;
+        let path = self.layout().blob(digest);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(file) => {
+                let file = File::from(file);
+                let metadata = file.metadata().during("stat", &path)?;
+                if metadata.is_file() && metadata.len() == size {
+                    return Ok(file);
+                }
+            }
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error).during("open", &path),
+        }
+        self.drop_blob(digest)?;
+        Err(StoreError::NoBlob(*digest))
+    }
+
+    /// Reads a whole blob of at most `limit` bytes and verifies its digest.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBlob`], [`StoreError::LargeBlob`]; [`StoreError::WrongDigest`] for one that was damaged, which
+    /// is dropped.
+    pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let file = self.open_blob(digest)?;
+        let path = self.layout().blob(digest);
+        let size = file.metadata().during("stat", &path)?.len();
+        if size > limit {
+            return Err(StoreError::LargeBlob {
+                digest: *digest,
+                size,
+                limit,
+            });
+        }
+        let mut bytes = Vec::new();
+        file.take(size).read_to_end(&mut bytes).during("read", &path)?;
+        let actual = Digest::of(&bytes);
+        if actual != *digest {
+            self.drop_blob(digest)?;
+            return Err(StoreError::WrongDigest {
+                expected: *digest,
+                actual,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Stores `bytes`.
+    ///
+    /// # Errors
+    /// I/O errors; see [`StoreError`].
+    pub fn write_blob(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        if self.has_blob(&digest)? {
+            return Ok(digest);
+        }
+        let mut writer = self.blob_writer()?;
+        let path = writer.path.clone();
+        writer.write_all(bytes).during("write", &path)?;
+        writer.finish(Some(digest)).map(|(digest, _)| digest)
+    }
+
+    /// Begins a blob whose bytes come piece by piece.
+    ///
+    /// # Errors
+    /// I/O errors; see [`StoreError`].
+    pub fn blob_writer(&self) -> Result<BlobWriter> {
+        let process = self.process_dir()?;
+        let path = process.fresh_path();
+        let file = File::create_new(&path).during("create", &path)?;
+        Ok(BlobWriter {
+            store: self.clone(),
+            file,
+            path,
+            hash: Sha256::new(),
+            length: 0,
+            process,
+        })
+    }
+
+    fn drop_blob(&self, digest: &Digest) -> Result<()> {
+        self.index()
+            .publish(|transaction| self.forget_blob(transaction, digest))
+    }
+
+    /// Forgets a blob and removes its file.
+    pub(super) fn forget_blob(&self, transaction: &Transaction, digest: &Digest) -> Result<()> {
+        transaction
+            .prepare_cached("DELETE FROM blobs WHERE digest = ?1")
+            .and_then(|mut statement| statement.execute([digest.as_bytes()]))
+            .map_err(|source| self.index().failed(source))?;
+        remove_file_if_there(&self.layout().blob(digest))
+    }
+
+    /// Removes a file that no row names.
+    pub(super) fn forget_blob_without_row(&self, transaction: &Transaction, digest: &Digest) -> Result<()> {
+        match recorded_size(transaction, digest).map_err(|source| self.index().failed(source))? {
+            Some(_) => Ok(()),
+            None => remove_file_if_there(&self.layout().blob(digest)),
+        }
+    }
+
+    /// [`Store::forget_blob_without_row`] as a transaction of its own.
+    pub(super) fn drop_blob_without_row(&self, digest: &Digest) -> Result<()> {
+        self.index()
+            .publish(|transaction| self.forget_blob_without_row(transaction, digest))
+    }
+}
+
+fn recorded_size(connection: &Connection, digest: &Digest) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached("SELECT size FROM blobs WHERE digest = ?1")?
+        .query_row([digest.as_bytes()], |row| row.get(0).map(i64::cast_unsigned))
+        .optional()
+}
+
+fn record_blob(transaction: &Transaction, digest: &Digest, size: u64) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO blobs (digest, size) VALUES (?1, ?2)")?
+        .execute((digest.as_bytes(), size.cast_signed()))?;
+    mark_volatile(transaction, Kind::Blob, digest.as_bytes())
+}
+
+fn remove_file_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.during("remove", path),
+    }
+}
+
+/// A blob in the making. Dropped before [`BlobWriter::finish`], nothing of it stays.
+///
+/// Each `write` is one system call: give it large pieces.
+pub struct BlobWriter {
+    store: Store,
+    file: File,
+    path: PathBuf,
+    hash: Sha256,
+    length: u64,
+    process: Arc<ProcessDir>,
+}
+
+impl BlobWriter {
+    /// Publishes the blob; gives its digest and its size in bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongDigest`] when it is not the `expected` one; I/O errors. Nothing is kept then.
+    pub fn finish(mut self, expected: Option<Digest>) -> Result<(Digest, u64)> {
+        let digest = std::mem::take(&mut self.hash).finish();
+        if let Some(expected) = expected
+            && expected != digest
+        {
+            return Err(StoreError::WrongDigest {
+                expected,
+                actual: digest,
+            });
+        }
+        let _note = self.process.note(Publication::Blob(digest))?;
+        let published = self.publish(&digest);
+        if published.is_err() {
+            // The error that is reported says more than a failure to clean up, which the next sweep repeats.
+            let _ = self.store.drop_blob_without_row(&digest);
+        }
+        published.map(|()| (digest, self.length))
+    }
+
+    fn publish(&self, digest: &Digest) -> Result<()> {
+        let target = self.store.layout().blob(digest);
+        let index = self.store.index();
+        index.publish(|transaction| {
+            let failed = |source| index.failed(source);
+            // A file that is there stays: it may be on disk for good already, which the new one is not.
+            let recorded = recorded_size(transaction, digest).map_err(failed)?;
+            let there = std::fs::symlink_metadata(&target).is_ok_and(|metadata| metadata.len() == self.length);
+            if recorded == Some(self.length) && there {
+                return Ok(());
+            }
+            std::fs::rename(&self.path, &target).during("rename", &self.path)?;
+            record_blob(transaction, digest, self.length).map_err(failed)
+        })
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        // Gone already when it was published.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

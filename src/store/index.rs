@@ -1,0 +1,173 @@
+//! The index: one SQLite database that says what refers to what.
+//!
+//! Write-ahead logging lets several processes read while one writes. A commit is not forced to disk (`synchronous =
+//! NORMAL`): a power loss may lose the last ones, never tear one. What was published since the last
+//! [`Store::sync`](super::Store::sync) is listed in the table `volatile`, so that the first process after a reboot can
+//! drop what the disk may hold in part.
+//!
+//! Format 1. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use super::error::{Context, Result, StoreError};
+
+/// The newest format of the store that this program knows, kept in SQLite's `user_version`.
+pub(super) const FORMAT: i64 = 1;
+
+/// For how long a writer waits for another process's commit. Commits take microseconds; a store on a stalled disk may
+/// take seconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+const SCHEMA: &str = "
+CREATE TABLE meta (boot BLOB NOT NULL);
+CREATE TABLE volatile (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL, id BLOB NOT NULL);
+CREATE TABLE blobs (digest BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE layer_blobs (
+    diff_id BLOB NOT NULL, digest BLOB NOT NULL, descriptor TEXT NOT NULL, PRIMARY KEY (diff_id, digest)
+) WITHOUT ROWID;
+CREATE TABLE origins (blob BLOB NOT NULL, repository TEXT NOT NULL, PRIMARY KEY (blob, repository)) WITHOUT ROWID;
+CREATE TABLE snapshots (
+    id INTEGER PRIMARY KEY, parent INTEGER REFERENCES snapshots (id), created INTEGER NOT NULL
+);
+CREATE INDEX snapshots_by_parent ON snapshots (parent);
+CREATE TABLE diffs (
+    snapshot INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+    epoch INTEGER NOT NULL, diff_id BLOB NOT NULL, size INTEGER NOT NULL, PRIMARY KEY (snapshot, epoch)
+) WITHOUT ROWID;
+CREATE INDEX diffs_by_layer ON diffs (diff_id);
+CREATE TABLE chains (
+    chain BLOB PRIMARY KEY, snapshot INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX chains_by_snapshot ON chains (snapshot);
+CREATE TABLE images (
+    id BLOB PRIMARY KEY, manifest_digest BLOB, manifest TEXT, created INTEGER NOT NULL, size INTEGER NOT NULL
+);
+CREATE INDEX images_by_manifest ON images (manifest_digest);
+CREATE TABLE names (
+    name TEXT PRIMARY KEY, image BLOB NOT NULL REFERENCES images (id) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX names_by_image ON names (image);
+CREATE TABLE records (
+    key BLOB PRIMARY KEY, snapshot INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+    preimage BLOB NOT NULL, created INTEGER NOT NULL
+);
+CREATE INDEX records_by_snapshot ON records (snapshot);
+";
+
+/// What a row of `volatile` names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Blob = 1,
+    Snapshot = 2,
+    Image = 3,
+}
+
+/// Adds to the list of what a power loss may have torn.
+pub(super) fn mark_volatile(transaction: &Transaction, kind: Kind, id: &[u8]) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("INSERT INTO volatile (kind, id) VALUES (?1, ?2)")?
+        .execute((kind as i64, id))?;
+    Ok(())
+}
+
+/// The open database. One connection, one user at a time: an operation takes microseconds.
+pub(super) struct Index {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl Index {
+    /// Opens the database at `path`, which exists; `false` when it has no schema yet.
+    pub(super) fn open(path: &Path) -> Result<(Self, bool)> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let prepare = || -> rusqlite::Result<(Connection, i64)> {
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.set_prepared_statement_cache_capacity(64);
+            connection.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;")?;
+            let format = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
+            Ok((connection, format))
+        };
+        let (connection, format) = prepare().map_err(|source| StoreError::index(path, source))?;
+        if !(0..=FORMAT).contains(&format) {
+            let root = path.parent().unwrap_or(path);
+            return Err(StoreError::Version {
+                path: root.to_owned(),
+                found: format,
+                known: FORMAT,
+            });
+        }
+        let index = Self {
+            path: path.to_owned(),
+            connection: Mutex::new(connection),
+        };
+        Ok((index, format == FORMAT))
+    }
+
+    /// Writes the schema, unless another process was faster. The caller holds a lock: switching to write-ahead logging
+    /// needs the database alone.
+    pub(super) fn create(&self, boot: &[u8]) -> Result<()> {
+        self.read(|connection| connection.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(())))?;
+        self.write(|transaction| {
+            let format: i64 = transaction.query_row("PRAGMA user_version", (), |row| row.get(0))?;
+            if format == 0 {
+                transaction.execute_batch(SCHEMA)?;
+                transaction.execute("INSERT INTO meta (boot) VALUES (?1)", [boot])?;
+                transaction.pragma_update(None, "user_version", FORMAT)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic while the lock was held rolled its transaction back: the connection is as good as before.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs queries.
+    pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        query(&self.lock()).map_err(|source| StoreError::index(&self.path, source))
+    }
+
+    /// Runs `change` in one transaction.
+    pub(super) fn write<T>(&self, change: impl FnOnce(&Transaction) -> rusqlite::Result<T>) -> Result<T> {
+        self.publish(|transaction| change(transaction).map_err(|source| StoreError::index(&self.path, source)))
+    }
+
+    /// Runs `change`, which renames files too, in one transaction. All renames into and out of the store's published
+    /// directories happen inside such a transaction: SQLite's write lock keeps processes from treading on each other.
+    pub(super) fn publish<T>(&self, change: impl FnOnce(&Transaction) -> Result<T>) -> Result<T> {
+        let failed = |source| StoreError::index(&self.path, source);
+        let mut connection = self.lock();
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed)?;
+        let result = change(&transaction)?;
+        transaction.commit().map_err(failed)?;
+        Ok(result)
+    }
+
+    /// Names a failure of the index within [`Index::publish`].
+    pub(super) fn failed(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::index(&self.path, source)
+    }
+
+    /// As [`Index::write`], and on disk when it returns.
+    pub(super) fn write_durably<T>(&self, change: impl FnOnce(&Transaction) -> rusqlite::Result<T>) -> Result<T> {
+        let synchronous = |level| self.read(|connection| connection.pragma_update(None, "synchronous", level));
+        synchronous("FULL")?;
+        let result = self.write(change);
+        synchronous("NORMAL")?;
+        result
+    }
+}
+
+/// The identity of this run of the kernel: random(4), `/proc/sys/kernel/random/boot_id`.
+pub(super) fn boot_id() -> Result<Vec<u8>> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    std::fs::read(path).during("read", path)
+}
