@@ -1,1 +1,27 @@
-//! (in the making)
+//! The client of the OCI distribution specification: images in and out of registries.
+//!
+//! Owns connections, mirrors, authentication, retries and the verification of everything that arrives. Blocking on the
+//! outside; the only module that is asynchronous inside. Knows nothing of the store or of how an image is made, and
+//! reads no environment variable of its own (the library that finds the system's certificate authorities honours
+//! `SSL_CERT_FILE` and `SSL_CERT_DIR`; credential helpers inherit the environment). `docs/registry.md` is its guide.
+
+mod auth;
+mod challenge;
+mod client;
+mod config;
+mod credentials;
+mod download;
+mod error;
+mod manifest;
+mod retry;
+mod session;
+mod transport;
+mod upload;
+
+pub use client::Client;
+pub use config::{HostConfig, Mirror, MirrorError, RegistryConfig};
+pub use credentials::{Credential, CredentialError, Credentials, Secret};
+pub use download::BlobReader;
+pub use error::{Answer, Presented, RegistryError, ShownUrl};
+pub use retry::Patience;
+pub use upload::{Open, Uploaded};

@@ -1,0 +1,203 @@
+//! The blocking face of the registry client.
+//!
+//! Owns the one asynchronous runtime of the process's registry traffic, and cancellation. Both come to be with the
+//! first request: a build that needs no network pays nothing.
+
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::download::{BlobReader, Source};
+use super::session::Session;
+use super::upload::{Open, Upload, Uploaded};
+use super::{Credentials, Patience, RegistryConfig, RegistryError};
+use crate::cancel::Cancel;
+use crate::oci::{Descriptor, Digest, ManifestOrIndex, Reference};
+
+/// Threads that move bytes; hashing and unpacking happen on the callers' threads.
+const THREADS: usize = 2;
+
+/// A client for all registries. Clones share connections, tokens and the runtime. For threads that are not part of an
+/// asynchronous runtime.
+#[derive(Clone)]
+pub struct Client {
+    session: Arc<Session>,
+    cancel: Cancel,
+    network: Arc<OnceLock<Arc<Network>>>,
+}
+
+impl Client {
+    /// A client that has done nothing yet. Setting `cancel` ends whatever it is doing with
+    /// [`RegistryError::Cancelled`].
+    pub fn new(config: RegistryConfig, credentials: Credentials, cancel: Cancel) -> Self {
+        Self::with_patience(config, credentials, cancel, Patience::default())
+    }
+
+    /// The same with other time-outs and retries.
+    pub fn with_patience(config: RegistryConfig, credentials: Credentials, cancel: Cancel, patience: Patience) -> Self {
+        let session = Arc::new(Session::new(config, credentials, patience));
+        let network = Arc::default();
+        Self {
+            session,
+            cancel,
+            network,
+        }
+    }
+
+    /// The manifest or index behind `reference`, verified, from the first mirror that has it or the registry itself.
+    ///
+    /// # Errors
+    /// When none has it, or none in a form that can be used.
+    pub fn manifest(&self, reference: &Reference) -> Result<(ManifestOrIndex, Descriptor), RegistryError> {
+        let endpoints = self.session.config.pull_endpoints(reference)?;
+        self.network()?.wait(async {
+            let mut failures = Vec::new();
+            for endpoint in &endpoints {
+                match self.session.manifest(endpoint, reference).await {
+                    Ok(found) => return Ok(found),
+                    Err(failure) => failures.push(failure),
+                }
+            }
+            Err(RegistryError::everywhere(reference.to_string(), failures))
+        })
+    }
+
+    /// Opens a blob of `reference`'s repository, from the first mirror that has it or the registry itself.
+    ///
+    /// # Errors
+    /// When none has it. What goes wrong later comes out of the reader.
+    pub fn blob(&self, reference: &Reference, descriptor: &Descriptor) -> Result<BlobReader, RegistryError> {
+        let mut source = Source {
+            session: self.session.clone(),
+            reference: reference.clone(),
+            descriptor: descriptor.clone(),
+            endpoints: self.session.config.pull_endpoints(reference)?,
+        };
+        let network = self.network()?;
+        let first = network.wait(source.open())?;
+        Ok(BlobReader::new(network, source, first))
+    }
+
+    /// Whether the registry itself has a blob in `reference`'s repository.
+    ///
+    /// # Errors
+    /// When the registry says neither yes nor no.
+    pub fn has_blob(&self, reference: &Reference, blob: Digest) -> Result<bool, RegistryError> {
+        let endpoint = self.session.config.endpoint(reference)?;
+        self.network()?.wait(self.session.has_blob(&endpoint, reference, blob))
+    }
+
+    /// Sees to it that `reference`'s repository has a blob: looks, mounts it from `mount_from` (a repository of the
+    /// same registry that is known to have it), or uploads what `open` gives.
+    ///
+    /// # Errors
+    /// When the registry refuses it, or the content cannot be read or is not what `descriptor` says.
+    pub fn upload_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        mount_from: Option<&Reference>,
+        open: &Open<'_>,
+    ) -> Result<Uploaded, RegistryError> {
+        let endpoint = self.session.config.endpoint(reference)?;
+        let (session, endpoint) = (&self.session, &endpoint);
+        let upload = Upload {
+            session,
+            endpoint,
+            reference,
+            descriptor,
+            mount_from,
+        };
+        upload.run(&self.network()?, open)
+    }
+
+    /// Puts a manifest or index under the tag of `reference` (or its digest), and gives its digest, which the registry
+    /// confirmed where it announces digests.
+    ///
+    /// # Errors
+    /// When the registry refuses it.
+    pub fn put_manifest(&self, reference: &Reference, media_type: &str, bytes: &[u8]) -> Result<Digest, RegistryError> {
+        let endpoint = self.session.config.endpoint(reference)?;
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.network()?
+            .wait(self.session.put_manifest(&endpoint, reference, media_type, bytes))
+    }
+
+    fn network(&self) -> Result<Arc<Network>, RegistryError> {
+        if let Some(network) = self.network.get() {
+            return Ok(network.clone());
+        }
+        // Two threads may both build one; the later one's is dropped unused.
+        let network = Arc::new(Network::new(&self.cancel).map_err(RegistryError::Setup)?);
+        Ok(self.network.get_or_init(|| network).clone())
+    }
+}
+
+/// The runtime, and the token that ends waiting on it.
+pub(super) struct Network {
+    runtime: Option<Runtime>,
+    cancelled: watch::Receiver<bool>,
+}
+
+impl Network {
+    fn new(cancel: &Cancel) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("registry")
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let event = cancel.as_fd().try_clone_to_owned()?;
+        let (sender, cancelled) = watch::channel(false);
+        runtime.spawn(async move {
+            // SAFETY: the `OwnedFd` is moved in and owned until the registration ends, so its descriptor is not closed
+            // or used for another file meanwhile.
+            let event = unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) };
+            if let Ok(event) = event
+                && event.readable().await.is_ok()
+            {
+                sender.send_replace(true);
+            }
+        });
+        Ok(Self {
+            runtime: Some(runtime),
+            cancelled,
+        })
+    }
+
+    /// Runs `work` to its end, or to cancellation, on the caller's thread.
+    pub fn wait<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+        let mut cancelled = self.cancelled.clone();
+        self.runtime().block_on(async {
+            tokio::select! {
+                biased;
+                Ok(_) = cancelled.wait_for(|set| *set) => Err(RegistryError::Cancelled),
+                outcome = work => outcome,
+            }
+        })
+    }
+
+    /// Runs `work` on the runtime's threads.
+    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.runtime().spawn(work)
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("only `drop` takes it")
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // A look-up of a name cannot be interrupted, and nobody waits for it any more.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

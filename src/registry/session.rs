@@ -1,0 +1,158 @@
+//! One request to one end-point, seen through: authorised, repeated where that may help, refusals turned into errors.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, Response};
+use url::Url;
+
+use super::auth::{Authorization, Authorizer, Scopes};
+use super::config::Endpoint;
+use super::credentials::Credentials;
+use super::error::{Answer, Presented};
+use super::retry::{Attempts, may_pass, retry_after};
+use super::transport::{Call, Transport, read_bounded};
+use super::{Patience, RegistryConfig, RegistryError};
+
+/// Of a refusal's body, this much is read.
+const LARGEST_REFUSAL: usize = 64 << 10;
+
+/// What all requests of a client share.
+pub(super) struct Session {
+    pub config: Arc<RegistryConfig>,
+    pub transport: Transport,
+    pub authorizer: Authorizer,
+    pub patience: Patience,
+}
+
+/// An answer, and whether its request carried credentials.
+pub(super) struct Reply {
+    pub response: Response,
+    pub credentials: Presented,
+    pub method: Method,
+}
+
+impl Session {
+    pub fn new(config: RegistryConfig, credentials: Credentials, patience: Patience) -> Self {
+        let config = Arc::new(config);
+        Self {
+            transport: Transport::new(patience),
+            authorizer: Authorizer::new(config.clone(), Arc::new(credentials), patience),
+            config,
+            patience,
+        }
+    }
+
+    /// Sends `call`, answers a challenge once, and repeats what may pass. Any status comes back as a reply.
+    pub async fn send(&self, endpoint: &Endpoint, scopes: &Scopes, call: &Call) -> Result<Reply, RegistryError> {
+        let mut attempts = Attempts::new(self.patience);
+        loop {
+            let outcome = self.send_once(endpoint, scopes, call).await;
+            let pause = match &outcome {
+                Ok(reply) if may_pass(&reply.response) => {
+                    attempts.pause(retry_after(reply.response.headers(), SystemTime::now()))
+                }
+                Ok(_) => return outcome,
+                Err(error) => pause_after(&mut attempts, error),
+            };
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return outcome,
+            }
+        }
+    }
+
+    async fn send_once(&self, endpoint: &Endpoint, scopes: &Scopes, call: &Call) -> Result<Reply, RegistryError> {
+        let ca = endpoint.ca.as_deref();
+        let mut authorization = self.authorization(endpoint, scopes, &call.url).await;
+        let mut response = self.transport.send(call, authorization.header.as_ref(), ca).await?;
+        let challenged = response.status() == reqwest::StatusCode::UNAUTHORIZED;
+        // Only the registry itself may ask who we are, not where it redirects to.
+        if challenged && response.url().origin() == endpoint.base.origin() {
+            let rejected = authorization.header.take();
+            let answered =
+                self.authorizer
+                    .answer(&self.transport, endpoint, scopes, response.headers(), rejected.as_ref());
+            authorization = answered.await?;
+            if authorization.header.is_some() {
+                response = self.transport.send(call, authorization.header.as_ref(), ca).await?;
+            }
+        }
+        let (credentials, method) = (authorization.credentials, call.method.clone());
+        Ok(Reply {
+            response,
+            credentials,
+            method,
+        })
+    }
+
+    /// What was granted before, for a URL at the end-point's own origin; nothing for other origins.
+    pub async fn authorization(&self, endpoint: &Endpoint, scopes: &Scopes, url: &Url) -> Authorization {
+        match url.origin() == endpoint.base.origin() {
+            true => self.authorizer.current(endpoint, scopes).await,
+            false => Authorization {
+                header: None,
+                credentials: Presented::Nothing,
+            },
+        }
+    }
+
+    /// The error that a refusal stands for. `subject` is what was asked for, in a person's words.
+    pub async fn refusal(&self, reply: Reply, subject: &str) -> RegistryError {
+        let Reply {
+            response,
+            credentials,
+            method,
+        } = reply;
+        let (status, url) = (response.status().as_u16(), response.url().clone());
+        // A body that does not arrive leaves the status, which says enough.
+        let body = read_bounded(response, LARGEST_REFUSAL, self.patience.idle)
+            .await
+            .ok()
+            .flatten();
+        let answer = Box::new(Answer::new(method, &url, status, &body.unwrap_or_default()));
+        let subject = subject.to_owned();
+        match status {
+            404 => RegistryError::NotFound { subject, answer },
+            401 => RegistryError::Unauthorized {
+                subject,
+                answer,
+                credentials,
+            },
+            403 => RegistryError::Denied { subject, answer },
+            429 => RegistryError::TooManyRequests { subject, answer },
+            _ => RegistryError::Refused { subject, answer },
+        }
+    }
+}
+
+/// The pause after an error that may pass; `None` for one that will not.
+pub(super) fn pause_after(attempts: &mut Attempts, error: &RegistryError) -> Option<std::time::Duration> {
+    match error {
+        RegistryError::Unreachable { source, .. } if is_about_trust(source) => None,
+        RegistryError::Unreachable { source, .. } if source.is_connect() => attempts.pause_unconnected(),
+        RegistryError::Unreachable { .. } | RegistryError::TimedOut { .. } => attempts.pause(None),
+        RegistryError::TooManyRequests { .. } => attempts.pause(None),
+        RegistryError::Refused { answer, .. } if matches!(answer.status, 408 | 500 | 502..=504) => attempts.pause(None),
+        _ => None,
+    }
+}
+
+/// Whether TLS itself failed: another try would meet the same certificate.
+fn is_about_trust(error: &reqwest::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// The value of `name`, where it is text.
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
