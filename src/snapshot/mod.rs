@@ -1,1 +1,29 @@
-//! (in the making)
+//! Snapshots: what a step or a layer changed, kept as an overlayfs upper directory, and seen with what lies below it as
+//! one root filesystem.
+//!
+//! Owns overlay mounts, unpacking a layer, writing one, and every access to files of an image ([`Rootfs`]); the store
+//! keeps the directories and knows their parents. Everything an image brings is hostile: its archive, its symbolic
+//! links, its `/etc/passwd`.
+
+mod apply;
+mod archive;
+mod diff;
+mod error;
+pub mod identity;
+mod ids;
+mod metadata;
+mod overlay;
+mod path;
+mod rootfs;
+mod snapshotter;
+mod stack;
+mod xattr;
+
+pub use apply::Omission;
+pub use archive::{ArchiveError, ArchiveReader, ArchiveWriter, Entry, EntryKind, Limits, Segment, Time};
+pub use error::SnapshotError;
+pub use ids::IdMode;
+pub use overlay::OverlayDirs;
+pub use path::{ContainerPath, NulInPath};
+pub use rootfs::{DirEntry, Kind, Owner, Rootfs, RootfsError};
+pub use snapshotter::{ActiveSnapshot, Snapshotter, UnpackedLayer};

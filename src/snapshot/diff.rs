@@ -1,0 +1,426 @@
+//! Writing a snapshot as a layer.
+//!
+//! Owns what a layer says of an overlayfs upper directory and in which order: a directory before what is in it, its opaque
+//! mark first, whiteouts next, the rest by the bytes of its names. The same snapshot gives the same bytes. What was only
+//! copied up and never changed is left out; so is the root directory itself, as in layers of Docker and BuildKit.
+//! Source: image specification, "Layer Filesystem Changeset".
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::apply::{OPAQUE, WHITEOUT, is_whiteout};
+use super::archive::{ArchiveWriter, Entry, EntryKind, Time};
+use super::error::SnapshotError;
+use super::ids::{IdMode, recorded_owner};
+use super::metadata::modified;
+use super::overlay::Marks;
+use super::path::{push_component, shown, split_parent};
+use super::rootfs::{DirEntry, Kind, Owner, Rootfs, open_subdirectory, read_directory};
+use super::stack::open_straight;
+use super::xattr::{self, Node, Xattr};
+
+/// A snapshot to be written as a layer.
+pub(super) struct Diff<'a> {
+    /// Its directory.
+    pub(super) root: BorrowedFd<'a>,
+    /// Whether there are layers below.
+    pub(super) has_parent: bool,
+    /// The layers below as one tree: asked for only when something must be compared.
+    pub(super) below: &'a dyn Fn() -> Result<Option<Rootfs>, SnapshotError>,
+    pub(super) marks: Marks,
+    pub(super) ids: IdMode,
+    /// Seconds since 1970 that stand for every time.
+    pub(super) epoch: Option<i64>,
+}
+
+struct Walk<'a> {
+    diff: Diff<'a>,
+    out: ArchiveWriter<'a>,
+    /// The path of where we are, without a slash at its end.
+    path: Vec<u8>,
+    /// Directories above that were only copied up: written when something below them is.
+    waiting: Vec<Entry>,
+    /// Files with several names: where the first of them was written.
+    written: HashMap<(u64, u64), Vec<u8>>,
+    /// `diff.below`, once it was needed.
+    below: Option<Option<Rootfs>>,
+}
+
+/// Writes the layer.
+pub(super) fn write_diff<'a>(diff: Diff<'a>, out: &'a mut dyn Write) -> Result<(), SnapshotError> {
+    let root = open_subdirectory(diff.root, c".").map_err(|errno| failed("open", b"", errno))?;
+    let mut walk = Walk {
+        diff,
+        out: ArchiveWriter::new(out),
+        path: Vec::new(),
+        waiting: Vec::new(),
+        written: HashMap::new(),
+        below: None,
+    };
+    walk.contents(root.as_fd())?;
+    walk.out.finish().map_err(SnapshotError::Write)
+}
+
+impl Walk<'_> {
+    /// Writes what is in `directory`, which is at `self.path`.
+    fn contents(&mut self, directory: BorrowedFd<'_>) -> Result<(), SnapshotError> {
+        let mut entries = read_directory(directory).map_err(|errno| self.failed("list", errno))?;
+        let mut others = Vec::with_capacity(entries.len());
+        for entry in entries.drain(..) {
+            if entry.name.to_bytes().starts_with(WHITEOUT) {
+                return Err(self.at(entry.name.to_bytes(), |walk| {
+                    walk.inexpressible("a name that begins with `.wh.` means a deleted file there")
+                }));
+            }
+            match entry.kind {
+                None | Some(Kind::CharDevice) if self.whiteout(directory, &entry.name)? => {}
+                _ => others.push(entry),
+            }
+        }
+        for DirEntry { name, kind } in others {
+            let length = self.path.len();
+            push_component(&mut self.path, name.to_bytes());
+            match kind {
+                Some(Kind::Regular) => self.file(directory, &name)?,
+                Some(Kind::Directory) => self.directory(directory, &name)?,
+                // Servers make them anew; no layer can have one.
+                Some(Kind::Socket) => {}
+                _ => self.other(directory, &name)?,
+            }
+            self.path.truncate(length);
+        }
+        Ok(())
+    }
+
+    /// Writes the whiteout `name`; false when it is none.
+    fn whiteout(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<bool, SnapshotError> {
+        let stat = self.stat(directory, name)?;
+        if !is_whiteout(&stat) {
+            return Ok(false);
+        }
+        if self.diff.has_parent {
+            self.marker(&[WHITEOUT, name.to_bytes()].concat(), modified(&stat))?;
+        }
+        Ok(true)
+    }
+
+    fn marker(&mut self, name: &[u8], time: Time) -> Result<(), SnapshotError> {
+        let mut path = self.path.clone();
+        push_component(&mut path, name);
+        self.write(&Entry {
+            path,
+            kind: EntryKind::Regular,
+            mode: 0,
+            owner: Owner::default(),
+            mtime: self.time(time),
+            xattrs: Vec::new(),
+            size: 0,
+            segments: None,
+        })
+    }
+
+    fn directory(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), SnapshotError> {
+        let directory = open_subdirectory(parent, name).map_err(|errno| self.failed("open", errno))?;
+        let stat = rustix::fs::fstat(&directory).map_err(|errno| self.failed("examine", errno))?;
+        let all = self.xattrs(Node::Open(directory.as_fd()))?;
+        let is_opaque = value(&all, self.diff.marks.opaque()).is_some_and(|value| value == b"y");
+        let mut entry = self.describe(EntryKind::Directory, &stat, all);
+        entry.path.push(b'/');
+        let waiting = self.waiting.len();
+        let is_changed = is_opaque || self.is_changed_directory(&entry)?;
+        let time = entry.mtime;
+        match is_changed {
+            true => self.write(&entry)?,
+            false => self.waiting.push(entry),
+        }
+        if is_opaque && self.diff.has_parent {
+            self.marker(OPAQUE, time)?;
+        }
+        self.contents(directory.as_fd())?;
+        self.waiting.truncate(waiting);
+        Ok(())
+    }
+
+    fn file(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(), SnapshotError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|errno| self.failed("open", errno))?;
+        let mut file = File::from(file);
+        let stat = rustix::fs::fstat(&file).map_err(|errno| self.failed("examine", errno))?;
+        if self.further_name(&stat)? {
+            return Ok(());
+        }
+        let all = self.xattrs(Node::Open(file.as_fd()))?;
+        let was_copied_up = value(&all, self.diff.marks.origin()).is_some();
+        let mut entry = self.describe(EntryKind::Regular, &stat, all);
+        entry.size = stat.st_size as u64;
+        // A file with several names is kept: leaving one of them out would part it from the others.
+        if was_copied_up && stat.st_nlink == 1 && self.is_as_below(&entry, &stat, &file)? {
+            return Ok(());
+        }
+        self.write(&entry)?;
+        self.out
+            .content(&mut file, entry.size)
+            .map_err(|source| self.content_failed(source))
+    }
+
+    /// A symbolic link, a device or a pipe.
+    fn other(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(), SnapshotError> {
+        let stat = self.stat(directory, name)?;
+        let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let kind = match Kind::of_mode(stat.st_mode) {
+            Some(Kind::Regular) => return self.file(directory, name),
+            Some(Kind::Directory) => return self.directory(directory, name),
+            Some(Kind::Socket) | None => return Ok(()),
+            Some(Kind::Fifo) => EntryKind::Fifo,
+            Some(Kind::CharDevice) => {
+                let (major, minor) = device();
+                EntryKind::CharDevice { major, minor }
+            }
+            Some(Kind::BlockDevice) => {
+                let (major, minor) = device();
+                EntryKind::BlockDevice { major, minor }
+            }
+            Some(Kind::Symlink) => {
+                let target = rustix::fs::readlinkat(directory, name, Vec::new());
+                EntryKind::Symlink(
+                    target
+                        .map_err(|errno| self.failed("read the link", errno))?
+                        .into_bytes(),
+                )
+            }
+        };
+        if self.further_name(&stat)? {
+            return Ok(());
+        }
+        let all = self.xattrs(Node::Named(directory, name))?;
+        let mut entry = self.describe(kind, &stat, all);
+        if matches!(entry.kind, EntryKind::Symlink(_)) {
+            // Linux has none but this; tar files elsewhere say it too.
+            entry.mode = 0o777;
+        }
+        self.write(&entry)
+    }
+
+    /// Writes a hard link when another name of the same file was written before; otherwise remembers this one.
+    fn further_name(&mut self, stat: &Stat) -> Result<bool, SnapshotError> {
+        if stat.st_nlink < 2 {
+            return Ok(false);
+        }
+        let Some(first) = self.written.get(&(stat.st_dev, stat.st_ino)) else {
+            self.written.insert((stat.st_dev, stat.st_ino), self.path.clone());
+            return Ok(false);
+        };
+        let kind = EntryKind::HardLink(first.clone());
+        let mut entry = self.describe(kind, stat, Vec::new());
+        entry.size = 0;
+        self.write(&entry)?;
+        Ok(true)
+    }
+
+    fn describe(&self, kind: EntryKind, stat: &Stat, all: Vec<Xattr>) -> Entry {
+        let recorded = match self.diff.ids {
+            IdMode::Single => value(&all, xattr::OWNER).and_then(recorded_owner),
+            IdMode::Full => None,
+        };
+        Entry {
+            path: self.path.clone(),
+            kind,
+            mode: stat.st_mode & 0o7777,
+            owner: recorded.unwrap_or(Owner {
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+            }),
+            mtime: self.time(modified(stat)),
+            xattrs: carried(all),
+            size: 0,
+            segments: None,
+        }
+    }
+
+    fn write(&mut self, entry: &Entry) -> Result<(), SnapshotError> {
+        for directory in self.waiting.drain(..) {
+            self.out.entry(&directory).map_err(SnapshotError::Write)?;
+        }
+        self.out.entry(entry).map_err(SnapshotError::Write)
+    }
+
+    fn time(&self, natural: Time) -> Time {
+        match self.diff.epoch {
+            None => natural,
+            Some(seconds) => Time {
+                seconds,
+                nanoseconds: 0,
+            },
+        }
+    }
+
+    /// Whether a directory is new, or has another owner, mode or attributes than below. Its time changes with every file
+    /// in it and says nothing.
+    fn is_changed_directory(&mut self, entry: &Entry) -> Result<bool, SnapshotError> {
+        if !self.diff.has_parent {
+            return Ok(true);
+        }
+        let path = self.path.clone();
+        let ids = self.diff.ids;
+        let Some(below) = self.below()? else { return Ok(true) };
+        let lower = match open_straight(below.as_fd(), &path) {
+            Ok(lower) => lower,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(true),
+            Err(errno) => return Err(failed("compare", &path, errno)),
+        };
+        let look = || {
+            let stat = rustix::fs::fstat(&lower)?;
+            Ok((stat, Node::Open(lower.as_fd()).list()?))
+        };
+        let (stat, all) = look().map_err(|errno| failed("compare", &path, errno))?;
+        Ok(!same_metadata(entry, &stat, all, ids))
+    }
+
+    /// Whether a file that was copied up is still what it is below.
+    fn is_as_below(&mut self, entry: &Entry, stat: &Stat, file: &File) -> Result<bool, SnapshotError> {
+        let path = self.path.clone();
+        let ids = self.diff.ids;
+        let Some(below) = self.below()? else { return Ok(false) };
+        let Some(lower) =
+            open_regular_straight(below.as_fd(), &path).map_err(|errno| failed("compare", &path, errno))?
+        else {
+            return Ok(false);
+        };
+        let look = || {
+            let stat = rustix::fs::fstat(&lower)?;
+            Ok((stat, Node::Open(lower.as_fd()).list()?))
+        };
+        let (lower_stat, all) = look().map_err(|errno| failed("compare", &path, errno))?;
+        if lower_stat.st_size != stat.st_size
+            || modified(&lower_stat) != modified(stat)
+            || !same_metadata(entry, &lower_stat, all, ids)
+        {
+            return Ok(false);
+        }
+        same_content(file, &File::from(lower)).map_err(|source| SnapshotError::File {
+            action: "compare",
+            path: shown(&path),
+            source,
+        })
+    }
+
+    fn below(&mut self) -> Result<Option<&Rootfs>, SnapshotError> {
+        if self.below.is_none() {
+            self.below = Some((self.diff.below)()?);
+        }
+        Ok(self.below.as_ref().and_then(Option::as_ref))
+    }
+
+    fn stat(&self, directory: BorrowedFd<'_>, name: &CStr) -> Result<Stat, SnapshotError> {
+        rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| self.failed("examine", errno))
+    }
+
+    fn xattrs(&self, node: Node<'_>) -> Result<Vec<Xattr>, SnapshotError> {
+        node.list()
+            .map_err(|errno| self.failed("read the attributes of", errno))
+    }
+
+    fn at<T>(&mut self, name: &[u8], tell: impl FnOnce(&Self) -> T) -> T {
+        let length = self.path.len();
+        push_component(&mut self.path, name);
+        let told = tell(self);
+        self.path.truncate(length);
+        told
+    }
+
+    fn failed(&self, action: &'static str, errno: Errno) -> SnapshotError {
+        failed(action, &self.path, errno)
+    }
+
+    fn content_failed(&self, source: io::Error) -> SnapshotError {
+        match source.kind() {
+            io::ErrorKind::UnexpectedEof => self.inexpressible("it became shorter while it was read"),
+            _ => SnapshotError::Write(source),
+        }
+    }
+
+    fn inexpressible(&self, what: &'static str) -> SnapshotError {
+        SnapshotError::Inexpressible {
+            path: shown(&self.path),
+            what,
+        }
+    }
+}
+
+fn value<'a>(all: &'a [Xattr], name: &CStr) -> Option<&'a [u8]> {
+    all.iter()
+        .find(|(own, _)| own.as_c_str() == name)
+        .map(|(_, value)| value.as_slice())
+}
+
+fn carried(all: Vec<Xattr>) -> Vec<Xattr> {
+    all.into_iter()
+        .filter(|(name, _)| xattr::is_carried(name.to_bytes()))
+        .collect()
+}
+
+/// Whether a file below, with `stat` and the attributes `all`, has the owner, mode and attributes of `entry`.
+fn same_metadata(entry: &Entry, stat: &Stat, all: Vec<Xattr>, ids: IdMode) -> bool {
+    let recorded = match ids {
+        IdMode::Single => value(&all, xattr::OWNER).and_then(recorded_owner),
+        IdMode::Full => None,
+    };
+    let owner = recorded.unwrap_or(Owner {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+    });
+    entry.owner == owner && entry.mode == stat.st_mode & 0o7777 && entry.xattrs == carried(all)
+}
+
+/// Opens the regular file `path`, through no symbolic link; `None` when there is none.
+fn open_regular_straight(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
+    let (parent, name) = split_parent(path);
+    let open = || {
+        let parent = open_straight(root, parent)?;
+        let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        let stat = rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if Kind::of_mode(stat.st_mode) != Some(Kind::Regular) {
+            return Err(Errno::NOENT);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(parent, &name, flags, Mode::empty())
+    };
+    match open() {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Whether two files of the same size have the same bytes. Leaves the first where it was.
+fn same_content(one: &File, other: &File) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut other = other;
+    let (mut here, mut there) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    let mut offset = 0;
+    loop {
+        let count = other.read(&mut there)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        one.read_exact_at(&mut here[..count], offset)?;
+        if here[..count] != there[..count] {
+            return Ok(false);
+        }
+        offset += count as u64;
+    }
+}
+
+fn failed(action: &'static str, path: &[u8], errno: Errno) -> SnapshotError {
+    SnapshotError::File {
+        action,
+        path: shown(path),
+        source: errno.into(),
+    }
+}

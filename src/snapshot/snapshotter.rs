@@ -1,0 +1,285 @@
+//! Making, seeing and keeping snapshots.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use super::apply::{Deferred, Omission, Purpose, unpack};
+use super::archive::Limits;
+use super::diff::{Diff, write_diff};
+use super::error::SnapshotError;
+use super::ids::IdMode;
+use super::overlay::{self, Access, MOST_LOWERS, Marks, OverlayDirs};
+use super::rootfs::{Owner, Rootfs};
+use super::stack::{Stacking, copy_root};
+use crate::oci::{ChainId, DiffId};
+use crate::store::{PendingSnapshot, ScratchDir, SnapshotId, Store};
+
+/// Makes snapshots in a store and shows them as root filesystems. Clones work on the same store.
+#[derive(Clone, Debug)]
+pub struct Snapshotter {
+    store: Store,
+    ids: IdMode,
+    marks: Marks,
+}
+
+/// A snapshot in the making: a root filesystem that takes changes. Dropped before [`ActiveSnapshot::commit`], nothing of
+/// it stays.
+#[derive(Debug)]
+pub struct ActiveSnapshot {
+    pending: PendingSnapshot,
+    lowers: Vec<PathBuf>,
+    marks: Marks,
+}
+
+/// A layer, unpacked on its own: to be put on its parents by [`Snapshotter::stack`]. Dropped before, nothing of it stays.
+#[derive(Debug)]
+pub struct UnpackedLayer {
+    scratch: ScratchDir,
+    deferred: Deferred,
+    omissions: Vec<Omission>,
+    size: u64,
+}
+
+impl UnpackedLayer {
+    /// The size of its uncompressed tar in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What could not be made here and was left out: devices and attributes in a user namespace. At most a hundred.
+    pub fn omissions(&self) -> &[Omission] {
+        &self.omissions
+    }
+
+    fn directory(scratch: &ScratchDir) -> PathBuf {
+        scratch.path().join("fs")
+    }
+}
+
+impl Snapshotter {
+    /// A snapshotter on `store`, for a process that has the ids `ids`.
+    ///
+    /// # Errors
+    /// When `/proc` does not tell in which user namespace this process lives.
+    pub fn new(store: Store, ids: IdMode) -> Result<Self, SnapshotError> {
+        let marks = Marks::detect().map_err(host("read", Path::new("/proc/self/uid_map")))?;
+        Ok(Self { store, ids, marks })
+    }
+
+    /// The ids that this process has.
+    pub fn ids(&self) -> IdMode {
+        self.ids
+    }
+
+    /// Begins a snapshot that is a change of `parent`, or of nothing.
+    ///
+    /// # Errors
+    /// A parent that is gone, more layers than overlayfs takes, I/O errors.
+    pub fn prepare(&self, parent: Option<SnapshotId>) -> Result<ActiveSnapshot, SnapshotError> {
+        let lowers = self.directories(parent)?;
+        let pending = self.store.begin_snapshot(parent)?;
+        if let Some(top) = lowers.first() {
+            let fs = pending.fs();
+            let (from, to) = (open_root(top)?, open_root(&fs)?);
+            copy_root(from.as_fd(), to.as_fd(), self.ids).map_err(|errno| host("prepare", &fs)(errno.into()))?;
+        }
+        Ok(ActiveSnapshot {
+            pending,
+            lowers,
+            marks: self.marks,
+        })
+    }
+
+    /// `snapshot` and what lies below it as one read-only tree, an empty one for `None`. It is mounted nowhere, and ends
+    /// with the last descriptor of it.
+    ///
+    /// # Errors
+    /// A snapshot that is gone, or a kernel that cannot mount overlays.
+    pub fn view(&self, snapshot: Option<SnapshotId>) -> Result<Rootfs, SnapshotError> {
+        let layers = self.directories(snapshot)?;
+        let mounted = match layers.as_slice() {
+            [] => overlay::mount_nothing(),
+            [only] => overlay::mount_directory(only, Access::ReadOnly),
+            _ => overlay::mount_overlay(&layers, Access::ReadOnly, self.marks),
+        };
+        mounted.map(Rootfs::from_fd).map_err(mounting(layers.len()))
+    }
+
+    /// Unpacks the uncompressed layer `tar` on its own, without its parents: several layers of an image at once. Reads
+    /// `tar` to its end.
+    ///
+    /// # Errors
+    /// A damaged layer, one that asks for more than `limits`, or for what no layer should do; I/O errors.
+    pub fn unpack(&self, tar: &mut dyn Read, limits: Limits) -> Result<UnpackedLayer, SnapshotError> {
+        let scratch = self.store.temp_dir()?;
+        let fs = UnpackedLayer::directory(&scratch);
+        std::fs::create_dir(&fs).map_err(host("create", &fs))?;
+        let root = open_root(&fs)?;
+        rustix::fs::fchmod(&root, rustix::fs::Mode::from_raw_mode(0o755))
+            .map_err(|errno| host("chmod", &fs)(errno.into()))?;
+        let extractor = unpack(root.as_fd(), tar, Purpose::Layer(self.marks), self.ids, limits)?;
+        let (deferred, omissions, size) = (extractor.deferred, extractor.omissions, extractor.size);
+        Ok(UnpackedLayer {
+            scratch,
+            deferred,
+            omissions,
+            size,
+        })
+    }
+
+    /// Unpacks the uncompressed archive `tar` over what is in `directory` (a descriptor of a root filesystem), as `ADD`
+    /// does: names that begin with `.wh.` mean nothing special. All of it belongs to `owner`, if one is given. Returns
+    /// what could not be made here and was left out.
+    ///
+    /// # Errors
+    /// As [`Snapshotter::unpack`].
+    pub fn extract(
+        &self,
+        directory: BorrowedFd<'_>,
+        tar: &mut dyn Read,
+        owner: Option<Owner>,
+        limits: Limits,
+    ) -> Result<Vec<Omission>, SnapshotError> {
+        let extractor = unpack(directory, tar, Purpose::Archive(owner), self.ids, limits)?;
+        extractor.deferred.set_times(directory)?;
+        Ok(extractor.omissions)
+    }
+
+    /// Puts `layer`, whose digest is `diff`, on `parent`, and records the result as `chain`.
+    ///
+    /// # Errors
+    /// A hard link to a file that no layer has, a parent that is gone, I/O errors.
+    pub fn stack(
+        &self,
+        parent: Option<SnapshotId>,
+        layer: UnpackedLayer,
+        diff: DiffId,
+        chain: ChainId,
+    ) -> Result<SnapshotId, SnapshotError> {
+        self.check_depth(self.directories(parent)?.len() + 1)?;
+        let pending = self.store.begin_snapshot(parent)?;
+        let (from, fs) = (UnpackedLayer::directory(&layer.scratch), pending.fs());
+        std::fs::rename(&from, &fs).map_err(host("rename", &from))?;
+        let own = open_root(&fs)?;
+        let below = parent.map(|parent| self.view(Some(parent))).transpose()?;
+        let stacking = Stacking {
+            layer: own.as_fd(),
+            below: below.as_ref().map(AsFd::as_fd),
+            marks: self.marks,
+            ids: self.ids,
+        };
+        stacking.finish(layer.deferred)?;
+        let id = pending.commit()?;
+        self.store.record_chain(chain, id)?;
+        self.store.record_diff(id, None, diff, layer.size)?;
+        Ok(id)
+    }
+
+    /// Writes the layer that `snapshot` is: a tar of its changes against its parent. With `epoch` (seconds since 1970)
+    /// every time in it is that one. The same snapshot gives the same bytes.
+    ///
+    /// # Errors
+    /// A snapshot that is gone, a file that no layer can express, I/O errors.
+    pub fn write_diff(
+        &self,
+        snapshot: SnapshotId,
+        epoch: Option<i64>,
+        out: &mut dyn Write,
+    ) -> Result<(), SnapshotError> {
+        let record = self
+            .store
+            .snapshot(snapshot)?
+            .ok_or(crate::store::StoreError::NoSnapshot(snapshot))?;
+        let root = open_root(&record.fs)?;
+        let below = || record.parent.map(|parent| self.view(Some(parent))).transpose();
+        let diff = Diff {
+            root: root.as_fd(),
+            has_parent: record.parent.is_some(),
+            below: &below,
+            marks: self.marks,
+            ids: self.ids,
+            epoch,
+        };
+        write_diff(diff, out)
+    }
+
+    /// The directories of `snapshot` and those below it, topmost first.
+    fn directories(&self, snapshot: Option<SnapshotId>) -> Result<Vec<PathBuf>, SnapshotError> {
+        let Some(snapshot) = snapshot else {
+            return Ok(Vec::new());
+        };
+        let layers = self.store.ancestry(snapshot)?;
+        self.check_depth(layers.len())?;
+        Ok(layers.into_iter().rev().map(|layer| layer.fs).collect())
+    }
+
+    fn check_depth(&self, layers: usize) -> Result<(), SnapshotError> {
+        match layers > MOST_LOWERS {
+            true => Err(SnapshotError::TooManyLayers {
+                layers,
+                limit: MOST_LOWERS,
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl ActiveSnapshot {
+    /// The directories, for a sandbox that mounts them in its own mount namespace.
+    pub fn overlay(&self) -> OverlayDirs {
+        OverlayDirs {
+            lowers: self.lowers.clone(),
+            upper: self.pending.fs(),
+            work: self.pending.work(),
+            userxattr: self.marks == Marks::User,
+        }
+    }
+
+    /// The root filesystem, open for changes. It is mounted nowhere, and ends with the last descriptor of it; one at a
+    /// time.
+    ///
+    /// # Errors
+    /// A kernel that cannot mount overlays.
+    pub fn mount(&self) -> Result<Rootfs, SnapshotError> {
+        let (upper, work) = (self.pending.fs(), self.pending.work());
+        let access = Access::Changes {
+            upper: &upper,
+            work: &work,
+        };
+        overlay::forget_volatile(&work).map_err(host("remove", &work.join("work/incompat")))?;
+        let mounted = match self.lowers.is_empty() {
+            true => overlay::mount_directory(&upper, access),
+            false => overlay::mount_overlay(&self.lowers, access, self.marks),
+        };
+        mounted.map(Rootfs::from_fd).map_err(mounting(self.lowers.len() + 1))
+    }
+
+    /// Keeps the changes. Nothing may write to the root filesystem any more.
+    ///
+    /// # Errors
+    /// Those of the store; nothing is kept then.
+    pub fn commit(self) -> Result<SnapshotId, SnapshotError> {
+        Ok(self.pending.commit()?)
+    }
+}
+
+fn open_root(path: &Path) -> Result<Rootfs, SnapshotError> {
+    Rootfs::open_host_directory(path).map_err(host("open", path))
+}
+
+fn host<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> SnapshotError + 'a {
+    move |source| SnapshotError::Host {
+        action,
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+fn mounting(layers: usize) -> impl FnOnce(std::io::Error) -> SnapshotError {
+    move |source| SnapshotError::Mount {
+        layers,
+        missing: overlay::what_is_missing(),
+        source,
+    }
+}
