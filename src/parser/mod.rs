@@ -6,7 +6,28 @@
 mod ast;
 mod check;
 mod diagnostic;
+mod directive;
+mod duration;
+mod expand;
+mod flag;
+mod heredoc;
+mod instruction;
+mod json;
+mod lint;
+mod mount;
+mod parse;
+mod pattern;
+mod source;
+mod split;
+mod suggest;
 
 pub use ast::*;
 pub use check::{CheckError, CheckOptions, RuleSet};
 pub use diagnostic::{Diagnostic, Rule, Severity, displayable, line_of};
+pub use expand::{
+    ExpandError, ExpandProblem, Lookup, MAX_EXPANDED_BYTES, MAX_EXPANDED_HEREDOC_BYTES, MAX_EXPANSION_DEPTH,
+};
+pub use mount::{CacheSharing, MountAccess, MountError, MountOptions, MountOwner, MountSource, parse_mount};
+pub use parse::{MAX_DOCKERFILE_BYTES, MAX_ERRORS, MAX_INSTRUCTIONS, MAX_STAGES, parse, parse_onbuild};
+pub use source::MAX_LINE_BYTES;
+pub use suggest::nearest;

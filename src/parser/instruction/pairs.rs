@@ -1,0 +1,131 @@
+//! ENV, LABEL and ARG: names and values.
+
+use super::{Input, Keyword};
+use crate::parser::ast::{ArgDefinition, InstructionKind, Word};
+use crate::parser::diagnostic::{Diagnostic, Rule};
+use crate::parser::source::Fragment;
+use crate::parser::split::{QuotedWord, split_first_blank, split_quoted};
+
+/// `name=value …`, or the old `name value`, whose value is the rest of the line.
+pub(super) fn pairs(input: &Input<'_>, warnings: &mut Vec<Diagnostic>) -> Result<Vec<(Word, Word)>, Diagnostic> {
+    let words = split_quoted(input.arguments(), input.escape);
+    let pairs = match words.first() {
+        None => {
+            input.flags(&[])?;
+            return Err(input.needs_an_argument());
+        }
+        Some(first) if !first.text.contains('=') => vec![old_pair(input, warnings)?],
+        Some(_) => words
+            .iter()
+            .map(|word| pair(input, word))
+            .collect::<Result<Vec<_>, _>>()?,
+    };
+    input.flags(&[])?;
+    if input.keyword == Keyword::Env {
+        pairs
+            .iter()
+            .for_each(|(name, _)| check_secret(input, &name.raw, warnings));
+    }
+    Ok(pairs)
+}
+
+fn old_pair(input: &Input<'_>, warnings: &mut Vec<Diagnostic>) -> Result<(Word, Word), Diagnostic> {
+    let keyword = input.keyword.name();
+    let (name, value) = split_first_blank(input.arguments());
+    let Some(value) = value else {
+        let message = format!("{keyword} needs a name and a value");
+        return Err(input
+            .error(message)
+            .with_hint(format!("write `{keyword} {}=…`", name.text)));
+    };
+    let message = format!("`{keyword} {0} …` is the old form of `{keyword} {0}=…`", name.text);
+    warnings.push(input.warning(Rule::LegacyKeyValueFormat, message));
+    Ok((input.word(name), input.word(value)))
+}
+
+fn pair(input: &Input<'_>, word: &QuotedWord<'_>) -> Result<(Word, Word), Diagnostic> {
+    let (name, value) = divide(input, word)?;
+    let value = value.ok_or_else(|| {
+        let message = format!(
+            "`{}` has no `=`: {} takes `name=value`",
+            word.text,
+            input.keyword.name()
+        );
+        let error = Diagnostic::error(input.span_of(word.source), message);
+        error.with_hint("put a value that holds spaces in quotes")
+    })?;
+    Ok((name, value))
+}
+
+/// The word's parts before and behind its first `=`.
+fn divide(input: &Input<'_>, word: &QuotedWord<'_>) -> Result<(Word, Option<Word>), Diagnostic> {
+    let text = Fragment {
+        text: word.text,
+        start: word.source.start,
+    };
+    let Some(equals) = word.text.find('=') else {
+        return Ok((input.word(text), None));
+    };
+    if equals == 0 {
+        let message = format!("a name of {} is empty", input.keyword.name());
+        return Err(Diagnostic::error(input.span_of(word.source), message));
+    }
+    let value = text.slice(equals + 1..word.text.len());
+    Ok((input.word(text.slice(0..equals)), Some(input.word(value))))
+}
+
+/// `ARG name[=default] …`.
+pub(super) fn arg(input: &Input<'_>, warnings: &mut Vec<Diagnostic>) -> Result<InstructionKind, Diagnostic> {
+    let mut definitions = Vec::new();
+    for word in split_quoted(input.arguments(), input.escape) {
+        let (name, default) = divide(input, &word)?;
+        check_secret(input, &name.raw, warnings);
+        let description = input.description(&name.raw);
+        definitions.push(ArgDefinition {
+            name,
+            default,
+            description,
+        });
+    }
+    if definitions.is_empty() {
+        return Err(input.needs_an_argument());
+    }
+    let names: Vec<&str> = definitions
+        .iter()
+        .map(|definition| definition.name.raw.as_str())
+        .collect();
+    input.check_description(&names, warnings);
+    Ok(InstructionKind::Arg(definitions))
+}
+
+/// Words that make a name look like a secret's.
+const SECRET: [&str; 10] = [
+    "apikey",
+    "auth",
+    "credential",
+    "credentials",
+    "key",
+    "password",
+    "pword",
+    "passwd",
+    "secret",
+    "token",
+];
+
+/// Words that say it is none.
+const NO_SECRET: [&str; 3] = ["public", "file", "version"];
+
+fn check_secret(input: &Input<'_>, name: &str, warnings: &mut Vec<Diagnostic>) {
+    let has = |words: &[&str]| {
+        name.split('_')
+            .any(|part| words.iter().any(|word| word.eq_ignore_ascii_case(part)))
+    };
+    if has(&SECRET) && !has(&NO_SECRET) {
+        let message = format!(
+            "{} `{name}` looks like a secret, and stays in the image",
+            input.keyword.name()
+        );
+        let hint = "use `RUN --mount=type=secret`";
+        warnings.push(input.warning(Rule::SecretsUsedInArgOrEnv, message).with_hint(hint));
+    }
+}
