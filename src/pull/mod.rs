@@ -1,1 +1,100 @@
-//! (in the making)
+//! Images from registries into the store: found, verified, unpacked while they arrive.
+//!
+//! Owns the order of things and the checks between manifest, configuration and layers. `registry` knows how to talk to
+//! registries, `snapshot` what a layer is, `store` how processes share. An image gets its name in the store when all of
+//! its layers are there, not before.
+
+mod error;
+mod layers;
+mod resolve;
+mod stream;
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use crate::oci::{Descriptor, Digest, ImageConfig, Raw, Reference};
+use crate::registry::Client;
+use crate::store::Store;
+
+pub use error::PullError;
+
+/// When a registry is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PullPolicy {
+    /// When the local store has no image of that name and platform.
+    #[default]
+    Missing,
+    /// Always; what the store has already is not fetched again.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// An image that was found. Its layers need not be here.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ResolvedImage {
+    /// How it was named.
+    pub reference: Reference,
+    /// The digest of its configuration.
+    pub id: Digest,
+    /// Its configuration, a blob of the store.
+    pub config: Raw<ImageConfig>,
+    /// Its manifest, a blob of the store; `None` for an image that was built here.
+    pub manifest: Option<Descriptor>,
+}
+
+/// How much a layer may unpack to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Proportion {
+    /// This many bytes are always accepted.
+    pub free: u64,
+    /// Beyond them, this many for each compressed byte. Real layers stay below 100.
+    pub ratio: u64,
+}
+
+impl Default for Proportion {
+    /// 4 GiB for nothing, and 500 to 1.
+    fn default() -> Self {
+        Self {
+            free: 4 << 30,
+            ratio: 500,
+        }
+    }
+}
+
+impl Proportion {
+    fn limit(&self, compressed: u64) -> u64 {
+        self.free.max(compressed.saturating_mul(self.ratio))
+    }
+}
+
+/// Fetches images into a store.
+pub struct Puller {
+    client: Client,
+    store: Store,
+    proportion: Proportion,
+    /// What registries said, by the image's id: kept in the store under its name once its layers are there.
+    found: Mutex<HashMap<Digest, ResolvedImage>>,
+}
+
+impl Puller {
+    /// A puller that has done nothing yet.
+    pub fn new(client: Client, store: Store) -> Self {
+        Self::with_proportion(client, store, Proportion::default())
+    }
+
+    /// The same with another bound on what layers unpack to.
+    pub fn with_proportion(client: Client, store: Store, proportion: Proportion) -> Self {
+        let found = Mutex::default();
+        Self {
+            client,
+            store,
+            proportion,
+            found,
+        }
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, ResolvedImage>> {
+        self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

@@ -1,1 +1,221 @@
-//! (in the making)
+//! Images from the store into a registry: blobs in parallel, then the manifest, which makes the image visible whole.
+//!
+//! Owns the order of things. Knows nothing of how an image was built; what a layer's blob is was decided before: it is
+//! in the store, or in a repository that the store knows of.
+
+mod error;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::cancel::Cancel;
+use crate::oci::{Descriptor, Digest, ImageManifest, Raw, Reference, media_type};
+use crate::progress::{Event, Progress};
+use crate::registry::{Client, RegistryError, Uploaded};
+use crate::store::Store;
+
+pub use error::PushError;
+
+/// Blobs that move at the same time, as in Docker and containerd.
+const PARALLEL: usize = 5;
+/// Progress is told whenever this many bytes have gone.
+const REPORT_EVERY: u64 = 1 << 20;
+
+/// What a push did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pushed {
+    /// The manifest's digest, as the registry confirmed it.
+    pub digest: Digest,
+    /// Blobs whose bytes were sent.
+    pub uploaded: usize,
+    /// Blobs that the registry took from another of its repositories.
+    pub mounted: usize,
+    /// Blobs that were there.
+    pub already_there: usize,
+}
+
+/// Puts the image of `manifest` under the name `target`: configuration and layers first, all at once, the manifest
+/// last.
+///
+/// # Errors
+/// When a blob is neither in the store nor anywhere else known, or the registry refuses.
+pub fn push(
+    client: &Client,
+    store: &Store,
+    manifest: &Raw<ImageManifest>,
+    target: &Reference,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Pushed, PushError> {
+    let mut seen = BTreeSet::new();
+    let value = manifest.value();
+    let blobs = value.layers.iter().chain([&value.config]);
+    let blobs: VecDeque<&Descriptor> = blobs.filter(|blob| seen.insert(blob.digest)).collect();
+    let job = Job {
+        client,
+        store,
+        target,
+        progress,
+        cancel,
+        failed: AtomicBool::new(false),
+    };
+    let outcomes = job.run(blobs)?;
+    let kind = value.media_type.as_deref().unwrap_or(media_type::MANIFEST);
+    let digest = client.put_manifest(target, kind, manifest.bytes())?;
+    let count = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+    Ok(Pushed {
+        digest,
+        uploaded: count(Uploaded::Sent),
+        mounted: count(Uploaded::Mounted),
+        already_there: count(Uploaded::AlreadyThere),
+    })
+}
+
+/// The blobs of one image on their way.
+struct Job<'a> {
+    client: &'a Client,
+    store: &'a Store,
+    target: &'a Reference,
+    progress: &'a dyn Progress,
+    cancel: &'a Cancel,
+    failed: AtomicBool,
+}
+
+impl Job<'_> {
+    fn run(&self, blobs: VecDeque<&Descriptor>) -> Result<Vec<Uploaded>, PushError> {
+        let workers = PARALLEL.min(blobs.len());
+        let queue = Mutex::new(blobs);
+        let results: Vec<Result<Vec<Uploaded>, PushError>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| self.work(&queue))).collect();
+            let join = |worker: std::thread::ScopedJoinHandle<'_, _>| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            workers.into_iter().map(join).collect()
+        });
+        let mut outcomes = Vec::new();
+        let mut failure: Option<PushError> = None;
+        for result in results {
+            match result {
+                Ok(some) => outcomes.extend(some),
+                // What stopped because another failed says less than that other.
+                Err(error) if failure.as_ref().is_none_or(PushError::is_cancelled) => failure = Some(error),
+                Err(_) => {}
+            }
+        }
+        failure.map_or(Ok(outcomes), Err)
+    }
+
+    fn work(&self, queue: &Mutex<VecDeque<&Descriptor>>) -> Result<Vec<Uploaded>, PushError> {
+        let next = || {
+            queue
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                .pop_front()
+        };
+        let mut outcomes = Vec::new();
+        while let Some(blob) = next() {
+            let outcome = if self.is_stopped() {
+                Err(PushError::Cancelled)
+            } else {
+                self.send(blob)
+            };
+            match outcome {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(error) => {
+                    self.failed.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.cancel.is_cancelled() || self.failed.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, blob: &Descriptor) -> Result<Uploaded, PushError> {
+        let origins = self.store.origins(blob.digest)?;
+        let target = self.target;
+        let neighbour =
+            |origin: &&Reference| origin.registry() == target.registry() && origin.repository() != target.repository();
+        let mount_from = origins.iter().find(neighbour);
+        let open = || self.open(blob, &origins);
+        let outcome = self.client.upload_blob(target, blob, mount_from, &open);
+        let outcome = outcome.map_err(|error| self.explain(error, blob))?;
+        self.store.record_origin(blob.digest, target)?;
+        Ok(outcome)
+    }
+
+    /// The blob's bytes: from the store, else from a repository that has them.
+    fn open(&self, blob: &Descriptor, origins: &[Reference]) -> io::Result<Box<dyn Read + Send + '_>> {
+        let inner: Box<dyn Read + Send> = if self.store.has_blob(&blob.digest).map_err(io::Error::other)? {
+            Box::new(self.store.open_blob(&blob.digest).map_err(io::Error::other)?)
+        } else {
+            self.open_elsewhere(blob, origins)?
+        };
+        Ok(Box::new(Outgoing {
+            inner,
+            label: format!("pushing {}", blob.digest.short()).into(),
+            total: blob.size,
+            done: 0,
+            told: 0,
+            job: self,
+        }))
+    }
+
+    fn open_elsewhere(&self, blob: &Descriptor, origins: &[Reference]) -> io::Result<Box<dyn Read + Send>> {
+        let mut failure = io::Error::from(io::ErrorKind::NotFound);
+        for origin in origins.iter().filter(|origin| origin.name() != self.target.name()) {
+            match self.client.blob(origin, blob) {
+                Ok(reader) => return Ok(Box::new(reader)),
+                Err(error) => failure = io::Error::other(error),
+            }
+        }
+        Err(failure)
+    }
+
+    /// An unreadable source in this module's words.
+    fn explain(&self, error: RegistryError, blob: &Descriptor) -> PushError {
+        match error {
+            RegistryError::Source { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                PushError::NoContent { digest: blob.digest }
+            }
+            RegistryError::Source { .. } if self.is_stopped() => PushError::Cancelled,
+            other => PushError::Registry(other),
+        }
+    }
+}
+
+/// Bytes on their way out: counted, and stopped when the push is.
+struct Outgoing<'a> {
+    inner: Box<dyn Read + Send>,
+    label: Arc<str>,
+    total: u64,
+    done: u64,
+    told: u64,
+    job: &'a Job<'a>,
+}
+
+impl Read for Outgoing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.job.is_stopped() {
+            // Not `Interrupted`, which readers take as a reason to try again.
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let length = self.inner.read(buffer)?;
+        self.done += length as u64;
+        let whole = length > 0 && self.done == self.total;
+        if whole || self.done - self.told >= REPORT_EVERY {
+            self.told = self.done;
+            self.job.progress.report(Event::Transfer {
+                label: self.label.clone(),
+                done: self.done,
+                total: Some(self.total),
+            });
+        }
+        Ok(length)
+    }
+}

@@ -80,6 +80,18 @@ impl BlobReader {
         }
     }
 
+    /// The whole blob. For small ones: the descriptor's size bounds it.
+    ///
+    /// # Errors
+    /// Whatever the reader would give.
+    pub fn read_all(mut self) -> Result<Vec<u8>, RegistryError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.next()? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
     fn wrong_size(&self) -> RegistryError {
         RegistryError::WrongSize {
             url: (&self.url).into(),

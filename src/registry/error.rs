@@ -245,6 +245,14 @@ impl RegistryError {
         }
     }
 
+    /// The error that a [`super::BlobReader`] gave as an I/O error; any other comes back as it was.
+    ///
+    /// # Errors
+    /// `error` itself, when it is not a registry's.
+    pub fn inside(error: io::Error) -> Result<Self, io::Error> {
+        error.downcast()
+    }
+
     /// One error for what several end-points said.
     pub(super) fn everywhere(subject: String, mut failures: Vec<RegistryError>) -> Self {
         match failures.len() {

@@ -41,7 +41,7 @@ pub enum Uploaded {
 }
 
 /// Opens the bytes to upload, from their start; called again for each further try.
-pub type Open<'a> = dyn Fn() -> io::Result<Box<dyn Read + Send>> + 'a;
+pub type Open<'a> = dyn Fn() -> io::Result<Box<dyn Read + Send + 'a>> + 'a;
 
 /// One blob and where it is to go.
 pub(super) struct Upload<'a> {
