@@ -175,7 +175,7 @@ fn remove_file_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// A blob in the making. Dropped before [`BlobWriter::finish`], nothing of it stays.
+/// A blob in the making. Dropped before it is published, nothing of it stays.
 ///
 /// Each `write` is one system call: give it large pieces.
 pub struct BlobWriter {
@@ -187,43 +187,95 @@ pub struct BlobWriter {
     process: Arc<ProcessDir>,
 }
 
+/// A whole blob that only its holder can see. Dropped before [`StagedBlob::publish`], nothing of it stays.
+#[derive(Debug)]
+pub struct StagedBlob {
+    store: Store,
+    path: PathBuf,
+    digest: Digest,
+    length: u64,
+    process: Arc<ProcessDir>,
+}
+
 impl BlobWriter {
     /// Publishes the blob; gives its digest and its size in bytes.
     ///
     /// # Errors
     /// [`StoreError::WrongDigest`] when it is not the `expected` one; I/O errors. Nothing is kept then.
-    pub fn finish(mut self, expected: Option<Digest>) -> Result<(Digest, u64)> {
-        let digest = std::mem::take(&mut self.hash).finish();
-        if let Some(expected) = expected
-            && expected != digest
-        {
-            return Err(StoreError::WrongDigest {
-                expected,
-                actual: digest,
-            });
-        }
-        let _note = self.process.note(Publication::Blob(digest))?;
-        let published = self.publish(&digest);
-        if published.is_err() {
-            // The error that is reported says more than a failure to clean up, which the next sweep repeats.
-            let _ = self.store.drop_blob_without_row(&digest);
-        }
-        published.map(|()| (digest, self.length))
+    pub fn finish(self, expected: Option<Digest>) -> Result<(Digest, u64)> {
+        let staged = self.stage(expected)?;
+        staged.publish()?;
+        Ok((staged.digest, staged.length))
     }
 
-    fn publish(&self, digest: &Digest) -> Result<()> {
-        let target = self.store.layout().blob(digest);
+    /// Ends the blob without publishing it: for several that are wanted all or not at all.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongDigest`] when it is not the `expected` one. Nothing is kept then.
+    pub fn stage(mut self, expected: Option<Digest>) -> Result<StagedBlob> {
+        let digest = std::mem::take(&mut self.hash).finish();
+        match expected {
+            Some(expected) if expected != digest => Err(StoreError::WrongDigest {
+                expected,
+                actual: digest,
+            }),
+            _ => Ok(StagedBlob {
+                store: self.store.clone(),
+                path: std::mem::take(&mut self.path),
+                digest,
+                length: self.length,
+                process: Arc::clone(&self.process),
+            }),
+        }
+    }
+}
+
+impl StagedBlob {
+    /// The digest of its content.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.length
+    }
+
+    /// Opens it for reading.
+    ///
+    /// # Errors
+    /// I/O errors; see [`StoreError`].
+    pub fn open(&self) -> Result<File> {
+        File::open(&self.path).during("open", &self.path)
+    }
+
+    /// Makes it a blob of the store. Once.
+    ///
+    /// # Errors
+    /// I/O errors; see [`StoreError`].
+    pub fn publish(&self) -> Result<()> {
+        let _note = self.process.note(Publication::Blob(self.digest))?;
+        let published = self.rename_and_record();
+        if published.is_err() {
+            // The error that is reported says more than a failure to clean up, which the next sweep repeats.
+            let _ = self.store.drop_blob_without_row(&self.digest);
+        }
+        published
+    }
+
+    fn rename_and_record(&self) -> Result<()> {
+        let target = self.store.layout().blob(&self.digest);
         let index = self.store.index();
         index.publish(|transaction| {
             let failed = |source| index.failed(source);
             // A file that is there stays: it may be on disk for good already, which the new one is not.
-            let recorded = recorded_size(transaction, digest).map_err(failed)?;
+            let recorded = recorded_size(transaction, &self.digest).map_err(failed)?;
             let there = std::fs::symlink_metadata(&target).is_ok_and(|metadata| metadata.len() == self.length);
             if recorded == Some(self.length) && there {
                 return Ok(());
             }
             std::fs::rename(&self.path, &target).during("rename", &self.path)?;
-            record_blob(transaction, digest, self.length).map_err(failed)
+            record_blob(transaction, &self.digest, self.length).map_err(failed)
         })
     }
 }
@@ -242,6 +294,15 @@ impl Write for BlobWriter {
 }
 
 impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        // Empty once it was staged.
+        if !self.path.as_os_str().is_empty() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Drop for StagedBlob {
     fn drop(&mut self) {
         // Gone already when it was published.
         let _ = std::fs::remove_file(&self.path);

@@ -17,7 +17,7 @@ mod scratch;
 mod snapshots;
 mod sync;
 
-pub use blobs::BlobWriter;
+pub use blobs::{BlobWriter, StagedBlob};
 pub use collect::{Collected, Keep};
 pub use error::{Result, StoreError};
 pub use images::ImageRecord;
