@@ -1,1 +1,26 @@
-//! (in the making)
+//! Results of builds and images of the store, written for others; images of others, read.
+//!
+//! Owns layers' digests and compressed forms, configurations and manifests, and the formats: OCI layout (directory or
+//! archive), docker archive, plain tar, plain directory. What is read is hostile: bounded, verified, and published only
+//! when all of it is good.
+
+mod compress;
+mod error;
+mod image;
+mod layer;
+mod layout;
+mod load;
+mod tree;
+
+pub use compress::Compression;
+pub use error::{ExportError, Result};
+pub use image::{BuiltImage, ImageRequest, image, manifest};
+pub use layer::{diff_id, layer};
+pub use layout::{NamedImage, docker_archive, oci_archive, oci_directory};
+pub use load::{Loaded, load, load_directory};
+pub use tree::{Ownership, tree_archive, tree_directory};
+
+/// Image specification, "Pre-Defined Annotation Keys": a tag in an image layout.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// containerd's annotation for a whole name.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";

@@ -204,6 +204,29 @@ impl Snapshotter {
         write_diff(diff, out)
     }
 
+    /// Writes all of `snapshot`, with what lies below it, as one tar without whiteouts. Otherwise as
+    /// [`Snapshotter::write_diff`].
+    ///
+    /// # Errors
+    /// As [`Snapshotter::write_diff`] and [`Snapshotter::view`].
+    pub fn write_tree(
+        &self,
+        snapshot: Option<SnapshotId>,
+        epoch: Option<i64>,
+        out: &mut dyn Write,
+    ) -> Result<(), SnapshotError> {
+        let root = self.view(snapshot)?;
+        let diff = Diff {
+            root: root.as_fd(),
+            has_parent: false,
+            below: &|| Ok(None),
+            marks: self.marks,
+            ids: self.ids,
+            epoch,
+        };
+        write_diff(diff, out)
+    }
+
     /// The directories of `snapshot` and those below it, topmost first.
     fn directories(&self, snapshot: Option<SnapshotId>) -> Result<Vec<PathBuf>, SnapshotError> {
         let Some(snapshot) = snapshot else {

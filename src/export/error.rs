@@ -1,0 +1,139 @@
+//! What can go wrong with exports and imports.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::oci::{DiffId, Digest, ManifestError, ReferenceError};
+use crate::snapshot::{ArchiveError, SnapshotError};
+use crate::store::StoreError;
+
+/// Why an image could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A snapshot could not be read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The history does not match the layers one to one.
+    #[error("the image has {layers} layers, and its history tells of {history}")]
+    History {
+        /// Entries of the history that are not `empty_layer`.
+        history: usize,
+        /// Layers.
+        layers: usize,
+    },
+    /// The result does not stand on the layers of its base.
+    #[error("the result has {snapshots} snapshots, fewer than the {base} layers of its base")]
+    Base {
+        /// Snapshots of the result.
+        snapshots: usize,
+        /// Layers of the base.
+        base: usize,
+    },
+    /// A layer of which the store has neither a blob nor a snapshot that gives it.
+    #[error("the content of layer {0} is not in the store")]
+    NoLayer(DiffId),
+    /// An image that is not in the store.
+    #[error("image {0} is not in the store")]
+    NoImage(Digest),
+    /// A layer's blob could not be read.
+    #[error("cannot read blob {digest} of layer {layer}")]
+    Blob {
+        /// The layer.
+        layer: DiffId,
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A layer could not be compressed or stored.
+    #[error("cannot write layer {layer}")]
+    Layer {
+        /// Which.
+        layer: DiffId,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The archive could not be written.
+    #[error("cannot write the archive")]
+    Write(#[source] io::Error),
+    /// A file of the destination.
+    #[error("cannot {action} `{path}`")]
+    Destination {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The archive that is loaded could not be read.
+    #[error("cannot read the archive")]
+    Read(#[source] io::Error),
+    /// It is no archive, or a damaged one.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// It is an archive of something else.
+    #[error("the archive holds no image: it has neither `index.json` nor `manifest.json`")]
+    NoImageArchive,
+    /// A document of the archive that cannot be understood.
+    #[error("the archive's `{document}` is malformed")]
+    Document {
+        /// Which.
+        document: String,
+        /// The JSON parser's word.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A manifest or index of the archive that cannot be accepted.
+    #[error("manifest {digest} of the archive cannot be read")]
+    Manifest {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// A name in the archive that is no image reference.
+    #[error("the archive names an image wrongly")]
+    Name(#[source] ReferenceError),
+    /// Something the archive refers to and does not have, or more of something than is read.
+    #[error("the archive is refused: `{subject}` {what}")]
+    Refused {
+        /// What it is about.
+        subject: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A layer whose content is not what the configuration says.
+    #[error("layer {number} of the archive's image has the content {actual}, and its configuration says {expected}")]
+    WrongLayer {
+        /// Which, from 1.
+        number: usize,
+        /// What the configuration says.
+        expected: DiffId,
+        /// What it is.
+        actual: DiffId,
+    },
+}
+
+impl ExportError {
+    /// What the user can do about it, where there is something.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Store(error) => error.advice(),
+            Self::Snapshot(error) => error.advice(),
+            Self::NoLayer(_) => Some("pull, load or build the image again"),
+            Self::NoImageArchive => Some("give an OCI archive, or one made with `docker save`"),
+            _ => None,
+        }
+    }
+}
+
+/// The result of an export or import.
+pub type Result<T> = std::result::Result<T, ExportError>;

@@ -1,0 +1,205 @@
+//! A build's result becomes an image of the store: its layers' digests, its configuration, its names.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::compress::Compression;
+use super::error::{ExportError, Result};
+use super::layer::{diff_id, layer};
+use crate::oci::{
+    ChainId, Descriptor, DiffId, Digest, History, ImageConfig, ImageManifest, LARGEST_MANIFEST, Raw, Reference,
+    Timestamp, media_type,
+};
+use crate::snapshot::Snapshotter;
+use crate::store::{ImageRecord, SnapshotId, SnapshotRecord, Store};
+
+/// What an image is made from.
+#[derive(Clone, Debug)]
+pub struct ImageRequest<'a> {
+    /// The layers of the base image, lowest first; they keep their digests.
+    pub base: &'a [DiffId],
+    /// The snapshot on top; `None` when no step made one and the base is not unpacked.
+    pub result: Option<SnapshotId>,
+    /// The configuration, complete but for its layers and times.
+    pub config: ImageConfig,
+    /// `SOURCE_DATE_EPOCH`: replaces every time in the new layers.
+    pub epoch: Option<i64>,
+    /// When the image was made, in seconds since 1970.
+    pub created: i64,
+    /// What it is to be called.
+    pub names: &'a [Reference],
+}
+
+/// An image that was made.
+#[derive(Clone, Debug)]
+pub struct BuiltImage {
+    /// The digest of its configuration, by which the store knows it.
+    pub id: Digest,
+    /// Its configuration.
+    pub config: Raw<ImageConfig>,
+    /// The size of its layers, uncompressed where that is known, in bytes.
+    pub size: u64,
+}
+
+/// Makes an image of the store and names it. Nothing is compressed.
+///
+/// # Errors
+/// A history that does not match the layers, a snapshot that is gone, errors of the store.
+pub fn image(store: &Store, snapshotter: &Snapshotter, request: ImageRequest<'_>) -> Result<BuiltImage> {
+    let snapshots = match request.result {
+        Some(result) => store.ancestry(result)?,
+        None => Vec::new(),
+    };
+    let layers = layers(store, snapshotter, &request, &snapshots)?;
+    record_chains(store, request.base.len(), &layers, &snapshots)?;
+    let size = layers.iter().map(|(_, size)| size).sum();
+    let created = Timestamp::from_unix(request.created);
+    let mut config = request.config;
+    complete_history(&mut config.history, request.base.len(), layers.len(), &created)?;
+    config.created = Some(created);
+    config.rootfs.diff_ids = layers.into_iter().map(|(layer, _)| layer).collect();
+    let config = Raw::new(config);
+    let id = store.write_blob(config.bytes())?;
+    store.put_image(&ImageRecord {
+        id,
+        manifest: None,
+        created: request.created,
+        size,
+    })?;
+    for name in request.names {
+        store.tag(name, id)?;
+    }
+    Ok(BuiltImage { id, config, size })
+}
+
+/// All layers with their sizes in bytes (0 where it is not known), lowest first; new ones are hashed at once.
+fn layers(
+    store: &Store,
+    snapshotter: &Snapshotter,
+    request: &ImageRequest<'_>,
+    snapshots: &[SnapshotRecord],
+) -> Result<Vec<(DiffId, u64)>> {
+    let (base, new) = match request.result {
+        None => (&[][..], &[][..]),
+        Some(_) => snapshots
+            .split_at_checked(request.base.len())
+            .ok_or(ExportError::Base {
+                snapshots: snapshots.len(),
+                base: request.base.len(),
+            })?,
+    };
+    let mut layers = Vec::new();
+    for (number, layer) in request.base.iter().enumerate() {
+        let unpacked = base
+            .get(number)
+            .map(|snapshot| store.diff_of(snapshot.id, None))
+            .transpose()?;
+        let size = unpacked.flatten().map_or(0, |(_, size)| size);
+        layers.push((*layer, size));
+    }
+    let hashed: Result<Vec<_>> = new
+        .par_iter()
+        .map(|snapshot| diff_id(store, snapshotter, snapshot.id, request.epoch))
+        .collect();
+    layers.extend(hashed?);
+    Ok(layers)
+}
+
+/// Lets the new stacks be found by their layers: what stands on this image need not unpack it.
+fn record_chains(store: &Store, base: usize, layers: &[(DiffId, u64)], snapshots: &[SnapshotRecord]) -> Result<()> {
+    let mut chain = None;
+    for (number, (layer, _)) in layers.iter().enumerate() {
+        let extended = ChainId::extend(chain, *layer);
+        if number >= base
+            && let Some(snapshot) = snapshots.get(number)
+        {
+            store.record_chain(extended, snapshot.id)?;
+        }
+        chain = Some(extended);
+    }
+    Ok(())
+}
+
+/// Dates the new entries, and gives entries to a base that has none.
+fn complete_history(history: &mut Vec<History>, base: usize, layers: usize, created: &Timestamp) -> Result<()> {
+    for entry in history.iter_mut().filter(|entry| entry.created.is_none()) {
+        entry.created = Some(created.clone());
+    }
+    let told = history.iter().filter(|entry| !entry.empty_layer).count();
+    if told == layers {
+        return Ok(());
+    }
+    if told + base != layers {
+        return Err(ExportError::History { history: told, layers });
+    }
+    // Some tools write images without any history; the specification allows it.
+    history.splice(0..0, std::iter::repeat_n(History::default(), base));
+    Ok(())
+}
+
+/// The manifest of an image, with all its layers as blobs of the store. An image that came with a manifest whose blobs
+/// are all here keeps it, unless another compression is asked for.
+///
+/// # Errors
+/// [`ExportError::NoLayer`] when a layer's content is not here; errors of the store.
+pub fn manifest(
+    store: &Store,
+    snapshotter: &Snapshotter,
+    id: &Digest,
+    compression: Option<Compression>,
+) -> Result<(Raw<ImageManifest>, Descriptor)> {
+    let record = store.image(id)?.ok_or(ExportError::NoImage(*id))?;
+    let config = store.image_config(id)?;
+    let platform = Some(config.value().platform.clone());
+    if compression.is_none()
+        && let Some(own) = &record.manifest
+        && let Some(manifest) = whole_manifest(store, own)?
+    {
+        let descriptor = Descriptor {
+            platform,
+            ..Descriptor::new(&own.media_type, own.digest, own.size)
+        };
+        return Ok((manifest, descriptor));
+    }
+    let compression = compression.unwrap_or(Compression::Gzip);
+    let layers: Result<Vec<_>> = config
+        .value()
+        .rootfs
+        .diff_ids
+        .iter()
+        .map(|diff| layer(store, snapshotter, *diff, compression))
+        .collect();
+    let manifest = Raw::new(ImageManifest::new(config.descriptor(media_type::CONFIG), layers?));
+    let descriptor = Descriptor {
+        platform,
+        ..manifest.descriptor(media_type::MANIFEST)
+    };
+    Ok((manifest, descriptor))
+}
+
+/// The manifest that an image came with, when all that it names is here.
+fn whole_manifest(store: &Store, descriptor: &Descriptor) -> Result<Option<Raw<ImageManifest>>> {
+    if !store.has_blob(&descriptor.digest)? {
+        return Ok(None);
+    }
+    let bytes = store.read_blob(&descriptor.digest, LARGEST_MANIFEST as u64)?;
+    let manifest: Raw<ImageManifest> = Raw::parse(bytes).map_err(|source| ExportError::Document {
+        document: descriptor.digest.to_string(),
+        source,
+    })?;
+    for layer in &manifest.value().layers {
+        if !store.has_blob(&layer.digest)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(manifest))
+}
+
+/// The annotations by which readers find an image in a layout: the tag (image specification, "Pre-Defined Annotation
+/// Keys") and the whole name, as containerd and BuildKit write it.
+pub(super) fn name_annotations(name: &Reference) -> BTreeMap<String, String> {
+    let tag = name.tag().map(|tag| (super::REF_NAME.to_owned(), tag.to_owned()));
+    let whole = (super::CONTAINERD_NAME.to_owned(), name.to_string());
+    tag.into_iter().chain([whole]).collect()
+}

@@ -1,0 +1,170 @@
+//! Layers as bytes: where a layer's tar can be had, and its compressed blob.
+
+use std::io::{self, Read, Write};
+
+use super::compress::{Compression, Encoder};
+use super::error::{ExportError, Result};
+use crate::oci::{Descriptor, DiffId, DigestWriter};
+use crate::snapshot::{SnapshotError, Snapshotter};
+use crate::store::{SnapshotId, Store};
+
+/// How much of a blob is handled at once.
+const BUFFER: usize = 256 << 10;
+
+/// Something that may give a layer's tar.
+#[derive(Clone, Debug)]
+enum Source {
+    /// A blob, perhaps compressed.
+    Blob(Descriptor, Compression),
+    /// A snapshot, its times set to the epoch. One that was unpacked from a layer of another program seldom gives that
+    /// layer's bytes.
+    Snapshot(SnapshotId, Option<i64>),
+}
+
+/// The layer that `snapshot` is, and the size of its tar in bytes: remembered, or computed and then remembered.
+/// `epoch` (seconds since 1970) replaces every time in the tar.
+///
+/// # Errors
+/// A snapshot that is gone or that no layer can express.
+pub fn diff_id(
+    store: &Store,
+    snapshotter: &Snapshotter,
+    snapshot: SnapshotId,
+    epoch: Option<i64>,
+) -> Result<(DiffId, u64)> {
+    if let Some(known) = store.diff_of(snapshot, epoch)? {
+        return Ok(known);
+    }
+    let mut hash = DigestWriter::new(io::sink());
+    snapshotter.write_diff(snapshot, epoch, &mut hash)?;
+    let (_, digest, size) = hash.finish();
+    store.record_diff(snapshot, epoch, DiffId(digest), size)?;
+    Ok((DiffId(digest), size))
+}
+
+/// Makes sure that the store has `layer` as a blob with this compression. The same layer gives the same blob, at any
+/// number of threads, unless it came with another one.
+///
+/// # Errors
+/// [`ExportError::NoLayer`] when nothing in the store gives the layer; I/O errors.
+pub fn layer(store: &Store, snapshotter: &Snapshotter, layer: DiffId, compression: Compression) -> Result<Descriptor> {
+    for known in store.layer_blobs(layer)? {
+        if Compression::of_media_type(&known.media_type) == Some(compression)
+            && let Some(size) = store.blob_size(&known.digest)?
+        {
+            return Ok(Descriptor::new(compression.media_type(), known.digest, size));
+        }
+    }
+    for source in sources(store, layer)? {
+        let encoder = Encoder::new(compression, store.blob_writer()?).map_err(|source| failed(layer, source))?;
+        let mut hash = DigestWriter::new(encoder);
+        if !written(source.write(store, snapshotter, layer, &mut hash))? {
+            continue;
+        }
+        let (encoder, actual, _) = hash.finish();
+        if DiffId(actual) == layer {
+            let writer = encoder.finish().map_err(|source| failed(layer, source))?;
+            let (digest, size) = writer.finish(None)?;
+            let descriptor = Descriptor::new(compression.media_type(), digest, size);
+            store.record_layer_blob(layer, &descriptor)?;
+            return Ok(descriptor);
+        }
+    }
+    Err(ExportError::NoLayer(layer))
+}
+
+/// A layer whose tar can be written: where from was found out by doing it once.
+#[derive(Clone, Debug)]
+pub(super) struct LayerTar {
+    layer: DiffId,
+    source: Source,
+    size: u64,
+}
+
+impl LayerTar {
+    /// Finds what gives `layer`.
+    pub(super) fn find(store: &Store, snapshotter: &Snapshotter, layer: DiffId) -> Result<Self> {
+        for source in sources(store, layer)? {
+            let mut hash = DigestWriter::new(io::sink());
+            if written(source.write(store, snapshotter, layer, &mut hash))? {
+                let (_, actual, size) = hash.finish();
+                if DiffId(actual) == layer {
+                    return Ok(Self { layer, source, size });
+                }
+            }
+        }
+        Err(ExportError::NoLayer(layer))
+    }
+
+    pub(super) fn layer(&self) -> DiffId {
+        self.layer
+    }
+
+    /// In bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn write(&self, store: &Store, snapshotter: &Snapshotter, out: &mut dyn Write) -> Result<()> {
+        self.source.write(store, snapshotter, self.layer, out)
+    }
+}
+
+/// Whether a source gave all that it has. One that is gone or damaged is not an error where there may be another; a
+/// full disk is.
+fn written(result: Result<()>) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(ExportError::Blob { .. } | ExportError::Store(crate::store::StoreError::NoBlob(_))) => Ok(false),
+        Err(ExportError::Snapshot(SnapshotError::Inexpressible { .. })) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What may give `layer`, the surest first.
+fn sources(store: &Store, layer: DiffId) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for blob in store.layer_blobs(layer)? {
+        if let Some(compression) = Compression::of_media_type(&blob.media_type)
+            && store.has_blob(&blob.digest)?
+        {
+            sources.push(Source::Blob(blob, compression));
+        }
+    }
+    for (snapshot, epoch) in store.snapshots_of_layer(layer)? {
+        if store.snapshot(snapshot)?.is_some() {
+            sources.push(Source::Snapshot(snapshot, epoch));
+        }
+    }
+    Ok(sources)
+}
+
+impl Source {
+    fn write(&self, store: &Store, snapshotter: &Snapshotter, layer: DiffId, out: &mut dyn Write) -> Result<()> {
+        let (blob, compression) = match self {
+            Self::Snapshot(snapshot, epoch) => return Ok(snapshotter.write_diff(*snapshot, *epoch, out)?),
+            Self::Blob(blob, compression) => (blob, *compression),
+        };
+        let unreadable = |source| ExportError::Blob {
+            layer,
+            digest: blob.digest,
+            source,
+        };
+        let mut reader = compression.reader(store.open_blob(&blob.digest)?).map_err(unreadable)?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => out
+                    .write_all(&buffer[..count])
+                    .map_err(|source| failed(layer, source))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(error)),
+            }
+        }
+    }
+}
+
+fn failed(layer: DiffId, source: io::Error) -> ExportError {
+    ExportError::Layer { layer, source }
+}
