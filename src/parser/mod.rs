@@ -27,7 +27,9 @@ pub use diagnostic::{Diagnostic, Rule, Severity, displayable, line_of};
 pub use expand::{
     ExpandError, ExpandProblem, Lookup, MAX_EXPANDED_BYTES, MAX_EXPANDED_HEREDOC_BYTES, MAX_EXPANSION_DEPTH,
 };
-pub use mount::{CacheSharing, MountAccess, MountError, MountOptions, MountOwner, MountSource, parse_mount};
+pub use mount::{
+    CacheSharing, MountAccess, MountError, MountOptions, MountOwner, MountSource, mount_from, parse_mount,
+};
 pub use parse::{MAX_DOCKERFILE_BYTES, MAX_ERRORS, MAX_INSTRUCTIONS, MAX_STAGES, parse, parse_onbuild};
 pub use source::MAX_LINE_BYTES;
 pub use suggest::nearest;

@@ -223,6 +223,19 @@ pub fn parse_mount(value: &Word, escape: char, lookup: Lookup<'_>) -> Result<Mou
     fields.into_options()
 }
 
+/// The `from` of a mount, which holds no variable and is known before the other fields are.
+pub fn mount_from(value: &Word) -> Result<Option<String>, MountError> {
+    let mut from = None;
+    for field in csv_fields(&value.raw)? {
+        if let Some((key, text)) = field.split_once('=')
+            && key.eq_ignore_ascii_case("from")
+        {
+            from = Some(checked_from(text)?.to_owned()).filter(|from| !from.is_empty());
+        }
+    }
+    Ok(from)
+}
+
 /// Checks what can be checked before variables have values.
 pub(super) fn check_unexpanded(value: &str) -> Result<(), MountError> {
     for field in csv_fields(value)? {
@@ -597,6 +610,19 @@ mod tests {
             parse("\"target=/a,b\",ro=false").unwrap(),
             parse("rw,\"target=/a,b\"").unwrap()
         );
+    }
+
+    #[test]
+    fn the_origin_is_known_before_variables_are() {
+        let from = |value: &str| {
+            mount_from(&Word {
+                raw: value.to_owned(),
+                span: Span::default(),
+            })
+        };
+        assert_eq!(from("mode=$X,From=base,target=/t"), Ok(Some("base".into())));
+        assert_eq!(from("target=/t"), Ok(None));
+        assert_eq!(from("from=$X"), Err(MountError::VariableInFrom("$X".into())));
     }
 
     #[test]

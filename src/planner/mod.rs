@@ -1,1 +1,93 @@
-//! (in the making)
+//! From what a Dockerfile says to what is to be computed: [`plan`] turns a parsed Dockerfile into a graph of operations
+//! and the configuration of the image that they lead to.
+//!
+//! Owns stages and targets, the scope of ARG and ENV, the lowering of instructions to operations, the image's
+//! configuration and history, and the build checks that need a scope. It touches neither disk, network nor environment:
+//! what a base image is it asks of an [`ImageResolver`], and it imports `parser`, `oci` and `graph` alone.
+//!
+//! Behaviour, history texts and step names are those of BuildKit's Dockerfile frontend, so that images compare equal.
+
+mod budget;
+mod checks;
+mod environment;
+mod error;
+mod expand;
+mod globals;
+mod history;
+mod images;
+mod lower;
+mod mode;
+mod options;
+mod path;
+mod ports;
+mod report;
+mod signal;
+mod stages;
+mod steps;
+
+pub use error::{PlanError, PlanErrors, Problem};
+pub use images::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
+pub use options::{Confinement, NamedContext, NoCache, PlanOptions};
+pub use report::Warning;
+
+use crate::graph::{Graph, VertexId};
+use crate::oci::{ImageConfig, Timestamp};
+use crate::parser::Dockerfile;
+
+use lower::Lowering;
+use report::Report;
+use stages::StageTable;
+
+/// What a build has to do.
+#[derive(Debug)]
+pub struct BuildPlan {
+    /// The operations; only those that the target needs.
+    pub graph: Graph,
+    /// The vertex whose result is the image's file system; `None` for an image without layers.
+    pub result: Option<VertexId>,
+    /// The image's configuration. History is complete, one entry that is not `empty_layer` for each layer; `rootfs`
+    /// holds the base image's layers alone, to which the exporter adds those of the graph. Without an epoch neither
+    /// the configuration nor its new history entries have a `created`: the exporter knows when.
+    pub config: ImageConfig,
+    /// `SOURCE_DATE_EPOCH` as it turned out from options, build arguments and the Dockerfile, seconds since 1970.
+    pub epoch: Option<i64>,
+    /// What is allowed but likely a mistake, in the order of the source.
+    pub warnings: Vec<Warning>,
+}
+
+/// Plans the build of `options.target`, or of the last stage.
+///
+/// # Errors
+/// All that is wrong with the stages that the target needs, each problem with its place: several at once, as far as one
+/// does not follow from another.
+pub fn plan(
+    dockerfile: &Dockerfile,
+    options: &PlanOptions,
+    resolver: &dyn ImageResolver,
+) -> Result<BuildPlan, PlanErrors> {
+    let mut report = Report::new(dockerfile, options);
+    let globals = globals::evaluate(dockerfile, options, &mut report);
+    checks::default_base_names(dockerfile, options, &mut report);
+    let mut stages = StageTable::new(dockerfile, options, &globals, &mut report);
+    let target = match stages.target(options.target.as_deref()) {
+        Ok(target) => target,
+        Err(error) => return Err(report.fail(error)),
+    };
+    let needed = steps::collect(&mut stages, target, resolver, &mut report);
+    let (state, graph) = Lowering::new(options, &globals, &stages, needed, &mut report).lower(target);
+    checks::unused_build_args(dockerfile, options, &globals, &mut report);
+    let (state, warnings) = report.finish(state)?;
+    let mut config = state.config;
+    config.config.labels.extend(options.labels.clone());
+    if let Some(platform) = &options.platform {
+        config.platform = platform.clone();
+    }
+    config.created = globals.epoch.map(Timestamp::from_unix);
+    Ok(BuildPlan {
+        graph,
+        result: state.file_system,
+        config,
+        epoch: globals.epoch,
+        warnings,
+    })
+}

@@ -1,0 +1,147 @@
+//! The build checks that need to know what variables and images are. Those that need the text alone are the parser's.
+
+use std::collections::BTreeSet;
+
+use crate::oci::{Platform, Reference};
+use crate::parser::{Dockerfile, InstructionKind, Rule, Stage, Word};
+
+use super::environment::Environment;
+use super::expand::{self, Expanded};
+use super::globals::{self, Globals};
+use super::options::PlanOptions;
+use super::report::Report;
+use super::steps::Step;
+
+/// Build arguments that have a meaning of their own, so that no ARG need declare them.
+const SPECIAL_ARGUMENTS: [&str; 11] = [
+    "BUILDKIT_BUILD_NAME",
+    "BUILDKIT_CACHE_MOUNT_NS",
+    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+    "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_INLINE_CACHE",
+    "BUILDKIT_MULTI_PLATFORM",
+    "BUILDKIT_SANDBOX_HOSTNAME",
+    "BUILDKIT_SBOM_SCAN_CONTEXT",
+    "BUILDKIT_SBOM_SCAN_STAGE",
+    "BUILDKIT_SYNTAX",
+    globals::EPOCH,
+];
+const PROXY_ARGUMENTS: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
+
+/// Words of a name, divided by `_`, that make it a secret's, and those that take that back.
+const SECRET_WORDS: [&str; 10] = [
+    "apikey",
+    "auth",
+    "credential",
+    "credentials",
+    "key",
+    "password",
+    "pword",
+    "passwd",
+    "secret",
+    "token",
+];
+const HARMLESS_WORDS: [&str; 3] = ["public", "file", "version"];
+
+/// `FROM $BASE` should name an image even when no build argument is given.
+pub(super) fn default_base_names(dockerfile: &Dockerfile, options: &PlanOptions, report: &mut Report) {
+    let Some(defaults) = globals::defaults(dockerfile, options, report.escape) else {
+        return; // The same error ends the build elsewhere.
+    };
+    for stage in &dockerfile.stages {
+        let Ok(base) = expand::word(&stage.image, report.escape, &defaults) else {
+            return;
+        };
+        if base.value.parse::<Reference>().is_err() && !is_stage_name(dockerfile, &base.value) {
+            let image = &stage.image.raw;
+            let message = format!("Default value for ARG {image} results in empty or invalid base image name");
+            report.violation(Rule::InvalidDefaultArgInFrom, stage.span, &stage.check, message);
+        }
+    }
+}
+
+fn is_stage_name(dockerfile: &Dockerfile, name: &str) -> bool {
+    let mut names = dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
+    names.any(|stage| stage.value.eq_ignore_ascii_case(name))
+}
+
+/// `FROM --platform` should be neither what it would be anyway nor a constant.
+pub(super) fn platform_of_from(
+    stage: &Stage,
+    word: &Word,
+    expanded: &Expanded<String>,
+    scope: &Environment,
+    report: &mut Report,
+) {
+    const TARGET: &str = "TARGETPLATFORM";
+    let value = expanded.value.as_str();
+    let variables = (expanded.used.as_slice(), expanded.undefined.as_slice());
+    if let ([only], []) = variables
+        && only == TARGET
+        && scope.get(TARGET) == Some(value)
+    {
+        let message = format!(
+            "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
+            word.raw
+        );
+        report.violation(Rule::RedundantTargetPlatform, stage.span, &stage.check, message);
+    }
+    if let (([], []), Ok(platform)) = (variables, value.parse::<Platform>()) {
+        let name = stage.name.as_ref().map_or("", |name| name.value.as_str());
+        if !name.contains(&platform.os) && !name.contains(&platform.architecture) {
+            let message = format!("FROM --platform flag should not use constant value {value:?}");
+            report.violation(Rule::FromPlatformFlagConstDisallowed, stage.span, &stage.check, message);
+        }
+    }
+}
+
+/// The base image should be of the platform that was asked for.
+pub(super) fn base_platform(stage: &Stage, wanted: &Platform, found: &Platform, report: &mut Report) {
+    if (&wanted.os, &wanted.architecture) != (&found.os, &found.architecture) {
+        let image = &stage.image.raw;
+        let (found, wanted) = (found.to_string(), wanted.to_string());
+        let message =
+            format!("Base image {image} was pulled with platform {found:?}, expected {wanted:?} for current build");
+        report.violation(Rule::InvalidBaseImagePlatform, stage.span, &stage.check, message);
+    }
+}
+
+/// ARG and ENV should hold no secrets: they stay in the image.
+pub(super) fn no_secret(step: &Step<'_>, instruction: &str, name: &str, report: &mut Report) {
+    let is_among = |words: &[&str]| {
+        name.split('_')
+            .any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)))
+    };
+    if is_among(&SECRET_WORDS) && !is_among(&HARMLESS_WORDS) {
+        let message = format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {name:?})");
+        report.violation(
+            Rule::SecretsUsedInArgOrEnv,
+            step.span(),
+            &step.instruction.check,
+            message,
+        );
+    }
+}
+
+/// A build argument that no ARG declares has no effect, which is seldom what was meant.
+pub(super) fn unused_build_args(
+    dockerfile: &Dockerfile,
+    options: &PlanOptions,
+    globals: &Globals,
+    report: &mut Report,
+) {
+    let mut declared: BTreeSet<&str> = globals.declared.iter().map(String::as_str).collect();
+    declared.extend(globals.automatic.iter().map(String::as_str));
+    for instruction in dockerfile.stages.iter().flat_map(|stage| &stage.instructions) {
+        if let InstructionKind::Arg(definitions) = &instruction.kind {
+            declared.extend(definitions.iter().map(|definition| definition.name.raw.as_str()));
+        }
+    }
+    for name in options.build_args.keys() {
+        let special = SPECIAL_ARGUMENTS.contains(&name.as_str());
+        let proxy = PROXY_ARGUMENTS.iter().any(|proxy| proxy.eq_ignore_ascii_case(name));
+        if !declared.contains(name.as_str()) && !special && !proxy {
+            report.warn(format!("build argument {name} is not used: no ARG declares it"));
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! What can be wrong with a Dockerfile that is well-formed.
+
+use std::fmt;
+
+use crate::oci::{PlatformError, Reference, ReferenceError};
+use crate::parser::{Diagnostic, ExpandError, MountError, Span};
+
+use super::images::ResolveError;
+
+/// All that is wrong; at least one thing.
+#[derive(Debug)]
+pub struct PlanErrors(Vec<PlanError>);
+
+impl PlanErrors {
+    /// `None` where there is no error.
+    pub(super) fn from_list(errors: Vec<PlanError>) -> Option<Self> {
+        (!errors.is_empty()).then_some(Self(errors))
+    }
+
+    /// The errors, in the order in which they were found.
+    pub fn iter(&self) -> impl Iterator<Item = &PlanError> {
+        self.0.iter()
+    }
+}
+
+impl IntoIterator for PlanErrors {
+    type Item = PlanError;
+    type IntoIter = std::vec::IntoIter<PlanError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl fmt::Display for PlanErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PlanErrors {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.first().and_then(std::error::Error::source)
+    }
+}
+
+/// One problem and where it stands.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}")]
+pub struct PlanError {
+    /// What is wrong.
+    #[source]
+    pub problem: Problem,
+    /// Where in the Dockerfile; `None` for what comes from the command line.
+    pub span: Option<Span>,
+}
+
+impl PlanError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        self.problem.hint()
+    }
+}
+
+/// What is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// `--target` names no stage.
+    #[error("there is no stage `{name}` to build")]
+    UnknownTarget {
+        /// The name that was asked for.
+        name: String,
+        /// A stage with a similar name.
+        similar: Option<String>,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// `--from=<number>` counts past the last stage.
+    #[error("there is no stage with the index {index}: the Dockerfile has {count}, counted from 0")]
+    UnknownStageIndex {
+        /// The number.
+        index: String,
+        /// How many stages there are.
+        count: usize,
+    },
+    /// A stage is used before it is defined.
+    #[error("stage `{name}` is used before it is defined")]
+    StageNotYetDefined {
+        /// The stage.
+        name: String,
+    },
+    /// A stage copies from itself.
+    #[error("stage `{name}` uses files of itself")]
+    StageOfItself {
+        /// The stage.
+        name: String,
+    },
+    /// FROM, or `--platform`, is empty after its variables were replaced.
+    #[error("{subject} is empty: `{text}` has no value here")]
+    EmptyInFrom {
+        /// `the base image` or `the platform`.
+        subject: &'static str,
+        /// What stands in the Dockerfile.
+        text: String,
+        /// A declared argument with a similar name.
+        similar: Option<String>,
+    },
+    /// A base image's name is not a reference.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// Neither an image nor a stage: a name that looks like one of the stages.
+    #[error("`{name}` is neither a stage nor the name of an image")]
+    UnknownSource {
+        /// The name.
+        name: String,
+        /// A stage with a similar name.
+        similar: Option<String>,
+        /// Why it is no image.
+        #[source]
+        source: ReferenceError,
+    },
+    /// `--platform` is not a platform.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    /// A base image could not be found or read.
+    #[error("image `{}` cannot be used", reference.familiar())]
+    BaseImage {
+        /// The image.
+        reference: Reference,
+        /// A stage with a similar name.
+        similar: Option<String>,
+        /// Why.
+        #[source]
+        source: ResolveError,
+    },
+    /// A variable in a place that takes none.
+    #[error("variables are not replaced in {place}, and `{text}` has one")]
+    VariableIn {
+        /// `--from`, for example.
+        place: &'static str,
+        /// What stands there.
+        text: String,
+    },
+    /// Variables of a word cannot be replaced.
+    #[error(transparent)]
+    Expansion(#[from] ExpandError),
+    /// ENV and ARG hold more than any process can be given.
+    #[error("the variables of this stage take more than {limit} bytes")]
+    EnvironmentTooLarge {
+        /// Bytes at most.
+        limit: usize,
+    },
+    /// The build is larger than any that is meant.
+    #[error("the build has more than {limit} {what}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How many at most.
+        limit: usize,
+    },
+    /// ENV, ARG or LABEL with a name that is empty once variables are replaced, or an ENV name that holds `=`.
+    #[error("`{name}` is not a name that {instruction} can set")]
+    Name {
+        /// ENV or LABEL.
+        instruction: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// COPY of several sources to what is not said to be a directory.
+    #[error(
+        "{instruction} has {count} sources, so its destination `{destination}` must be a directory and end with `/`"
+    )]
+    DestinationNotDirectory {
+        /// COPY or ADD.
+        instruction: &'static str,
+        /// How many sources.
+        count: usize,
+        /// The destination.
+        destination: String,
+    },
+    /// COPY of a URL or repository.
+    #[error("COPY takes no {kind}: `{source_text}`")]
+    RemoteCopy {
+        /// `URL` or `git repository`.
+        kind: &'static str,
+        /// The source.
+        source_text: String,
+    },
+    /// `--checksum` for what is neither a URL nor a repository, or for several sources.
+    #[error("--checksum is for one URL or git repository")]
+    Checksum,
+    /// `--chmod`.
+    #[error("`{text}` is not a mode")]
+    Mode {
+        /// The text.
+        text: String,
+    },
+    /// `--chown`, or USER.
+    #[error("`{text}` is not a user, or a user and a group")]
+    Owner {
+        /// The text.
+        text: String,
+    },
+    /// EXPOSE.
+    #[error("`{text}` is not a port: {reason}")]
+    Port {
+        /// The text.
+        text: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// STOPSIGNAL.
+    #[error("`{text}` is not a signal")]
+    Signal {
+        /// The text.
+        text: String,
+    },
+    /// VOLUME.
+    #[error("a volume's path is empty")]
+    EmptyVolume,
+    /// `--mount`.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// `--mount` over the root.
+    #[error("`{target}` cannot be the target of a mount: it is the root")]
+    MountTarget {
+        /// The target.
+        target: String,
+    },
+    /// RUN `--network` or `--security` with an unknown value.
+    #[error("`{value}` is not a value of {flag}: it takes {expected}")]
+    FlagValue {
+        /// The flag.
+        flag: &'static str,
+        /// The value.
+        value: String,
+        /// What it takes.
+        expected: &'static str,
+    },
+    /// Something that the user must allow.
+    #[error("{feature} is not allowed")]
+    NotAllowed {
+        /// What.
+        feature: &'static str,
+        /// How to allow it.
+        allow: &'static str,
+    },
+    /// An ONBUILD trigger is not one instruction.
+    #[error("the ONBUILD trigger `{trigger}` of the base cannot be used")]
+    Trigger {
+        /// The trigger.
+        trigger: String,
+        /// Why.
+        #[source]
+        source: Diagnostic,
+    },
+    /// SOURCE_DATE_EPOCH is not a number of seconds.
+    #[error("SOURCE_DATE_EPOCH is `{value}`, which is not a number of seconds since 1970")]
+    Epoch {
+        /// The value.
+        value: String,
+    },
+    /// What the builder cannot do yet.
+    #[error("{feature} is not supported yet")]
+    Unsupported {
+        /// What.
+        feature: String,
+    },
+}
+
+impl Problem {
+    /// The problem, standing at `span`.
+    pub(super) fn at(self, span: Span) -> PlanError {
+        PlanError {
+            problem: self,
+            span: Some(span),
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let did_you_mean = |similar: &Option<String>| similar.as_ref().map(|name| format!("did you mean `{name}`?"));
+        match self {
+            Problem::UnknownTarget { similar, known, .. } => did_you_mean(similar).or_else(|| stages_hint(known)),
+            Problem::EmptyInFrom { similar, .. } => did_you_mean(similar).or_else(|| {
+                Some("declare it with ARG before the first FROM, with a default, or give it with --build-arg".into())
+            }),
+            Problem::UnknownSource { similar, .. } | Problem::BaseImage { similar, .. } => did_you_mean(similar),
+            Problem::StageNotYetDefined { .. } => Some("move its FROM above this one".into()),
+            Problem::VariableIn { .. } => {
+                Some("define a stage with FROM, whose image may have variables of global ARGs, and use its name".into())
+            }
+            Problem::Mount(error) => error.hint(),
+            Problem::Trigger { source, .. } => source.hint.clone(),
+            Problem::RemoteCopy { .. } => Some("use ADD".into()),
+            Problem::DestinationNotDirectory { destination, .. } => Some(format!("write `{destination}/`")),
+            Problem::Mode { .. } => Some("give an octal number from 0 to 07777, or clauses such as u=rwX,go=rX".into()),
+            Problem::NotAllowed { allow, .. } => Some(format!("allow it with {allow}")),
+            _ => None,
+        }
+    }
+}
+
+fn stages_hint(known: &[String]) -> Option<String> {
+    const SHOWN: usize = 10;
+    (!known.is_empty()).then(|| format!("the stages are {}", known[..known.len().min(SHOWN)].join(", ")))
+}
+
+/// Puts a place to a problem.
+pub(super) trait At<T> {
+    /// The same result, the problem standing at `span`.
+    fn at(self, span: Span) -> Result<T, PlanError>;
+}
+
+impl<T, P: Into<Problem>> At<T> for Result<T, P> {
+    fn at(self, span: Span) -> Result<T, PlanError> {
+        self.map_err(|problem| problem.into().at(span))
+    }
+}

@@ -1,0 +1,97 @@
+//! Base images: how the planner asks for them, and what it was told.
+
+use std::collections::HashMap;
+
+use crate::graph::ImageSource;
+use crate::oci::{ImageConfig, Platform, Reference};
+use crate::parser::Span;
+
+use super::error::{PlanError, Problem};
+use super::report::Report;
+
+/// An image that the plan needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ImageRequest {
+    /// Which.
+    pub reference: Reference,
+    /// For which platform.
+    pub platform: Platform,
+    /// Where the Dockerfile names it first.
+    pub span: Span,
+}
+
+/// An image that was found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ResolvedBase {
+    /// Where its layers come from.
+    pub source: ImageSource,
+    /// Its configuration.
+    pub config: ImageConfig,
+}
+
+/// Why an image was not found.
+pub type ResolveError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Finds images: in the local store, in registries.
+pub trait ImageResolver {
+    /// One answer for each request, in order. Called once with all that the stages name, and again only where ONBUILD
+    /// triggers of these images name more.
+    fn resolve(&self, requests: &[ImageRequest]) -> Vec<Result<ResolvedBase, ResolveError>>;
+}
+
+/// The images of a plan.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    found: HashMap<(Reference, Platform), ResolvedBase>,
+    requests: Vec<ImageRequest>,
+    asked: usize,
+}
+
+impl Images {
+    /// Notes that an image is needed.
+    pub(super) fn request(&mut self, reference: &Reference, platform: &Platform, span: Span) {
+        let known = |request: &ImageRequest| request.reference == *reference && request.platform == *platform;
+        if !self.requests.iter().any(known) {
+            self.requests.push(ImageRequest {
+                reference: reference.clone(),
+                platform: platform.clone(),
+                span,
+            });
+        }
+    }
+
+    /// Asks for all images that were noted since the last call. `similar` finds the name that might have been meant.
+    pub(super) fn resolve(
+        &mut self,
+        resolver: &dyn ImageResolver,
+        report: &mut Report,
+        similar: impl Fn(&Reference) -> Option<String>,
+    ) {
+        let requests = &self.requests[self.asked..];
+        if requests.is_empty() {
+            return;
+        }
+        for (request, answer) in requests.iter().zip(resolver.resolve(requests)) {
+            match answer {
+                Ok(base) => {
+                    let key = (request.reference.clone(), request.platform.clone());
+                    self.found.insert(key, base);
+                }
+                Err(source) => report.error(PlanError {
+                    problem: Problem::BaseImage {
+                        reference: request.reference.clone(),
+                        similar: similar(&request.reference),
+                        source,
+                    },
+                    span: Some(request.span),
+                }),
+            }
+        }
+        self.asked = self.requests.len();
+    }
+
+    /// What an image was found to be; `None` where it was not found, which is reported.
+    pub(super) fn get(&self, reference: &Reference, platform: &Platform) -> Option<&ResolvedBase> {
+        self.found.get(&(reference.clone(), platform.clone()))
+    }
+}

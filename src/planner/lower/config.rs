@@ -1,0 +1,215 @@
+//! The instructions that change the image's configuration, and WORKDIR.
+
+use crate::graph::{FileAction, FileOp, Op};
+use crate::oci::{Empty, Healthcheck};
+use crate::parser::{Command, HealthcheckInstruction, Rule, Word};
+
+use super::super::error::{At, PlanError, Problem};
+use super::super::history::{self, Layer};
+use super::super::steps::Step;
+use super::super::{path, ports, signal};
+use super::transfer::owner;
+use super::{Lowering, StageState, shown};
+
+/// The shell of images that name none.
+const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
+const DIRECTORY_MODE: u32 = 0o755;
+
+impl Lowering<'_, '_> {
+    pub(super) fn cmd(&mut self, state: &mut StageState, step: &Step<'_>, command: &Command) -> Result<(), PlanError> {
+        let words = self.command(state, step, command, "CMD");
+        let text = format!("CMD {}", history::quoted(&words));
+        state.config.config.cmd = (!words.is_empty()).then_some(words);
+        state.config.config.args_escaped = true;
+        state.cmd_set = true;
+        self.record(state, step, text, Layer::None)
+    }
+
+    /// ENTRYPOINT: an inherited CMD was meant for another one, and goes.
+    pub(super) fn entrypoint(
+        &mut self,
+        state: &mut StageState,
+        step: &Step<'_>,
+        command: &Command,
+    ) -> Result<(), PlanError> {
+        let words = self.command(state, step, command, "ENTRYPOINT");
+        let text = format!("ENTRYPOINT {}", history::quoted(&words));
+        state.config.config.entrypoint = (!words.is_empty()).then_some(words);
+        if !state.cmd_set {
+            state.config.config.cmd = None;
+        }
+        self.record(state, step, text, Layer::None)
+    }
+
+    fn command(&mut self, state: &StageState, step: &Step<'_>, command: &Command, name: &str) -> Vec<String> {
+        match command {
+            Command::Exec(words) => words.clone(),
+            Command::Shell(line) => {
+                if state.config.config.shell.as_ref().is_none_or(Vec::is_empty) {
+                    let message = format!(
+                        "JSON arguments recommended for {name} to prevent unintended behavior related to OS signals"
+                    );
+                    let own = &step.instruction.check;
+                    self.report
+                        .violation(Rule::JsonArgsRecommended, step.span(), own, message);
+                }
+                state.in_shell(line)
+            }
+        }
+    }
+
+    pub(super) fn healthcheck(
+        &mut self,
+        state: &mut StageState,
+        step: &Step<'_>,
+        check: &HealthcheckInstruction,
+    ) -> Result<(), PlanError> {
+        let check = match check {
+            HealthcheckInstruction::None => Healthcheck {
+                test: vec!["NONE".into()],
+                ..Healthcheck::default()
+            },
+            HealthcheckInstruction::Command {
+                interval,
+                timeout,
+                start_period,
+                start_interval,
+                retries,
+                command,
+            } => {
+                let test = match command {
+                    Command::Shell(line) => vec!["CMD-SHELL".to_owned(), line.clone()],
+                    Command::Exec(words) => std::iter::once("CMD".to_owned()).chain(words.iter().cloned()).collect(),
+                };
+                Healthcheck {
+                    test,
+                    interval: *interval,
+                    timeout: *timeout,
+                    start_period: *start_period,
+                    start_interval: *start_interval,
+                    retries: *retries,
+                }
+            }
+        };
+        let text = history::healthcheck(&check);
+        state.config.config.healthcheck = Some(check);
+        self.record(state, step, text, Layer::None)
+    }
+
+    /// EXPOSE. The arguments are sorted as they were written.
+    pub(super) fn expose(&mut self, state: &mut StageState, step: &Step<'_>, words: &[Word]) -> Result<(), PlanError> {
+        let mut words: Vec<&Word> = words.iter().collect();
+        words.sort_by(|one, other| one.raw.cmp(&other.raw));
+        let mut all = Vec::new();
+        for word in words {
+            for text in self.values(state, step, word)? {
+                let exposed = ports::parse(&text).at(word.span)?;
+                self.check_port(step, &text, &exposed);
+                all.extend(exposed.ports);
+            }
+        }
+        let text = format!("EXPOSE {}", history::plain(&all));
+        let ports = &mut state.config.config.exposed_ports;
+        ports.extend(all.into_iter().map(|port| (port, Empty {})));
+        self.record(state, step, text, Layer::None)
+    }
+
+    fn check_port(&mut self, step: &Step<'_>, text: &str, exposed: &ports::Exposed) {
+        let (span, own) = (step.span(), &step.instruction.check);
+        if exposed.odd_case {
+            let message = format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
+            self.report.violation(Rule::ExposeProtoCasing, span, own, message);
+        }
+        if exposed.mapping {
+            let message =
+                format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'");
+            self.report.violation(Rule::ExposeInvalidFormat, span, own, message);
+        }
+    }
+
+    pub(super) fn maintainer(
+        &mut self,
+        state: &mut StageState,
+        step: &Step<'_>,
+        author: &str,
+    ) -> Result<(), PlanError> {
+        state.config.author = Some(author.to_owned());
+        self.record(state, step, format!("MAINTAINER {author}"), Layer::None)
+    }
+
+    pub(super) fn shell(&mut self, state: &mut StageState, step: &Step<'_>, words: &[String]) -> Result<(), PlanError> {
+        state.config.config.shell = Some(words.to_vec());
+        self.record(state, step, format!("SHELL {}", history::plain(words)), Layer::None)
+    }
+
+    pub(super) fn stopsignal(&mut self, state: &mut StageState, step: &Step<'_>, word: &Word) -> Result<(), PlanError> {
+        let text = self.value(state, step, word)?;
+        if !signal::is_signal(&text) {
+            return Err(Problem::Signal { text }.at(word.span));
+        }
+        state.config.config.stop_signal = Some(text.clone());
+        self.record(state, step, format!("STOPSIGNAL {text}"), Layer::None)
+    }
+
+    pub(super) fn user(&mut self, state: &mut StageState, step: &Step<'_>, word: &Word) -> Result<(), PlanError> {
+        let user = self.value(state, step, word)?;
+        state.config.config.user = user.clone();
+        self.record(state, step, format!("USER {user}"), Layer::None)
+    }
+
+    pub(super) fn volume(&mut self, state: &mut StageState, step: &Step<'_>, words: &[Word]) -> Result<(), PlanError> {
+        let mut volumes = Vec::with_capacity(words.len());
+        for word in words {
+            let volume = self.value(state, step, word)?;
+            if volume.is_empty() {
+                return Err(Problem::EmptyVolume.at(word.span));
+            }
+            volumes.push(volume);
+        }
+        let text = format!("VOLUME {}", history::plain(&volumes));
+        let known = &mut state.config.config.volumes;
+        known.extend(volumes.into_iter().map(|volume| (volume, Empty {})));
+        self.record(state, step, text, Layer::None)
+    }
+
+    /// WORKDIR makes the directory, the current user's; `/` is there already.
+    pub(super) fn workdir(&mut self, state: &mut StageState, step: &Step<'_>, word: &Word) -> Result<(), PlanError> {
+        let given = self.value(state, step, word)?;
+        if !state.workdir_set && !given.starts_with('/') {
+            let message = format!("Relative workdir {given:?} can have unexpected results if the base image changes");
+            self.report
+                .violation(Rule::WorkdirRelativePath, step.span(), &step.instruction.check, message);
+        }
+        state.workdir_set = true;
+        let directory = path::join(state.working_dir(), &given);
+        state.config.config.working_dir = directory.clone();
+        let text = format!("WORKDIR {directory}");
+        if directory == "/" {
+            return self.record(state, step, text, Layer::None);
+        }
+        let make = FileAction::MakeDirectory {
+            path: directory,
+            mode: DIRECTORY_MODE,
+            owner: owner(&state.config.config.user).at(word.span)?,
+        };
+        let base = state.file_system;
+        let op = Op::File(FileOp {
+            base: base.map(|_| 0),
+            actions: vec![make],
+        });
+        let mut label = state.label(step, &shown(step));
+        label.ignore_cache = false; // It runs nothing and reads nothing: its result cannot have aged.
+        self.add(state, step, op, base.into_iter().collect(), label)?;
+        self.record(state, step, text, Layer::One)
+    }
+}
+
+impl StageState {
+    /// A line as a command of the stage's shell.
+    pub(super) fn in_shell(&self, line: &str) -> Vec<String> {
+        let shell = self.config.config.shell.clone().filter(|words| !words.is_empty());
+        let mut words = shell.unwrap_or_else(|| DEFAULT_SHELL.map(str::to_owned).to_vec());
+        words.push(line.to_owned());
+        words
+    }
+}

@@ -1,0 +1,345 @@
+//! Stages to operations: walks the needed stages in order and carries each stage's state from instruction to
+//! instruction. Each file here lowers some of the instructions.
+
+mod config;
+mod exec;
+mod mounts;
+mod state;
+mod transfer;
+mod variables;
+
+use crate::graph::{CopyAction, FileAction, FileOp, Graph, Label, LocalSource, Op, Source, Unpack, VertexId};
+use crate::oci::{Platform, Reference};
+use crate::parser::{Heredoc, InstructionKind, Rule, Word, nearest};
+
+use super::checks;
+use super::error::{At, PlanError, Problem};
+use super::expand::{self, Expanded};
+use super::globals::Globals;
+use super::history::{self, Layer};
+use super::options::PlanOptions;
+use super::report::Report;
+use super::stages::{Origin, StageTable};
+use super::steps::{Needed, Step};
+
+pub(super) use state::StageState;
+
+/// The name of the main build context.
+const MAIN_CONTEXT: &str = "context";
+
+/// Arguments that are no variables of commands.
+const NOT_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+/// The work, and what it has made so far.
+pub(super) struct Lowering<'p, 'a> {
+    options: &'p PlanOptions,
+    globals: &'p Globals,
+    stages: &'p StageTable<'a>,
+    needed: Needed<'a>,
+    graph: Graph,
+    states: Vec<Option<StageState>>,
+    report: &'p mut Report,
+}
+
+impl<'p, 'a> Lowering<'p, 'a> {
+    pub(super) fn new(
+        options: &'p PlanOptions,
+        globals: &'p Globals,
+        stages: &'p StageTable<'a>,
+        needed: Needed<'a>,
+        report: &'p mut Report,
+    ) -> Self {
+        let states = (0..stages.len()).map(|_| None).collect();
+        let graph = Graph::new();
+        Self {
+            options,
+            globals,
+            stages,
+            needed,
+            graph,
+            states,
+            report,
+        }
+    }
+
+    /// Lowers all needed stages. The state of `target` at its end; `None` where an error was reported that left none.
+    pub(super) fn lower(mut self, target: usize) -> (Option<StageState>, Graph) {
+        for index in 0..=target {
+            let Some(steps) = self.needed.stages[index].take() else {
+                continue;
+            };
+            self.states[index] = self.stage(index, &steps);
+        }
+        (self.states[target].take(), self.graph)
+    }
+
+    fn stage(&mut self, index: usize, steps: &[Step<'_>]) -> Option<StageState> {
+        let started = self.start(index, steps);
+        let place = self.stages.get(index).stage.image.span;
+        let mut state = self.report.take(started.at(place))??;
+        for step in steps {
+            if let Err(error) = self.step(&mut state, step) {
+                self.report.error(step.locate(error));
+            }
+        }
+        Some(state)
+    }
+
+    /// The state in which FROM leaves a stage; `None` where its base is in error, which is reported already.
+    fn start(&mut self, index: usize, steps: &[Step<'_>]) -> Result<Option<StageState>, Problem> {
+        let entry = self.stages.get(index);
+        let platform = entry
+            .platform
+            .as_ref()
+            .unwrap_or(self.options.target_platform())
+            .clone();
+        let name = entry.stage.name.as_ref().map_or("", |name| name.value.as_str());
+        let shown = if self.stages.len() == 1 { "" } else { &entry.shown };
+        let mut numbering = state::Numbering::new(shown, steps);
+        let mut state = match entry.origin.clone() {
+            None => return Ok(None),
+            Some(Origin::Stage(base)) => match &self.states[base] {
+                Some(base) => StageState::of_stage(base),
+                None => return Ok(None),
+            },
+            Some(Origin::Scratch) => StageState::of_nothing(platform)?,
+            Some(Origin::Context(context)) => {
+                numbering.count_base();
+                let mut state = StageState::of_nothing(platform)?;
+                let label = numbering.label(&format!("FROM {context}"), None);
+                state.file_system = Some(self.whole_context(&context, label, entry.stage.lines)?);
+                let created_by = "COPY / / # buildkit".to_owned();
+                state
+                    .config
+                    .history
+                    .push(history::entry(created_by, Layer::One, self.globals.epoch));
+                state
+            }
+            Some(Origin::Image(reference, platform)) => {
+                let Some(base) = self.needed.images.get(&reference, &platform).cloned() else {
+                    return Ok(None);
+                };
+                checks::base_platform(entry.stage, &platform, &base.config.platform, self.report);
+                let mut state = StageState::of_config(base.config, platform.clone())?;
+                if base.source.chain.is_some() {
+                    numbering.count_base();
+                    let label = numbering.label(&format!("FROM {}", base.source.reference), None);
+                    state.file_system = self.image(&reference, &platform, label, Some(entry.stage.lines));
+                }
+                state
+            }
+        };
+        state.numbering = numbering;
+        state.ignore_cache = self.options.no_cache.covers(name);
+        self.needed.budget.bytes(state.size())?;
+        Ok(Some(state))
+    }
+
+    /// The vertex of an image; `None` for one without layers.
+    fn image(
+        &mut self,
+        reference: &Reference,
+        platform: &Platform,
+        name: String,
+        lines: Option<(usize, usize)>,
+    ) -> Option<VertexId> {
+        let base = self.needed.images.get(reference, platform)?;
+        base.source.chain?;
+        let op = Op::Source(Source::Image(base.source.clone()));
+        let label = Label {
+            name: name.into(),
+            lines,
+            ignore_cache: false,
+        };
+        Some(self.graph.add(op, Vec::new(), label))
+    }
+
+    /// The vertex of a build context.
+    fn context(&mut self, name: &str) -> VertexId {
+        let op = Op::Source(Source::Local(LocalSource { name: name.to_owned() }));
+        let shown = match name {
+            MAIN_CONTEXT => "[internal] load build context".to_owned(),
+            name => format!("[context {name}] load from client"),
+        };
+        let label = Label {
+            name: shown.into(),
+            lines: None,
+            ignore_cache: false,
+        };
+        self.graph.add(op, Vec::new(), label)
+    }
+
+    /// A directory of the user's as a file system to build on: all of it, copied.
+    fn whole_context(&mut self, name: &str, label: String, lines: (usize, usize)) -> Result<VertexId, Problem> {
+        self.needed.budget.vertex()?;
+        let context = self.context(name);
+        let copy = FileAction::Copy(CopyAction {
+            input: 0,
+            sources: vec!["/".into()],
+            destination: "/".into(),
+            owner: None,
+            mode: None,
+            exclude: Vec::new(),
+            parents: false,
+            unpack: Unpack::Never,
+        });
+        let op = Op::File(FileOp {
+            base: None,
+            actions: vec![copy],
+        });
+        let label = Label {
+            name: label.into(),
+            lines: Some(lines),
+            ignore_cache: false,
+        };
+        Ok(self.graph.add(op, vec![context], label))
+    }
+
+    /// The vertex of whatever a `--from` stands for; `None` where that is in error, which is reported already.
+    fn origin(&mut self, origin: &Origin) -> Option<VertexId> {
+        match origin {
+            Origin::Scratch => Some(self.empty()),
+            Origin::Context(name) => Some(self.context(name)),
+            Origin::Stage(index) => {
+                let file_system = self.states[*index].as_ref()?.file_system;
+                Some(file_system.unwrap_or_else(|| self.empty()))
+            }
+            Origin::Image(reference, platform) => {
+                let shown = self
+                    .needed
+                    .images
+                    .get(reference, platform)?
+                    .source
+                    .reference
+                    .to_string();
+                let image = self.image(reference, platform, format!("FROM {shown}"), None);
+                Some(image.unwrap_or_else(|| self.empty()))
+            }
+        }
+    }
+
+    /// The vertex of a file system without files.
+    fn empty(&mut self) -> VertexId {
+        let op = Op::File(FileOp {
+            base: None,
+            actions: Vec::new(),
+        });
+        let label = Label {
+            name: "[internal] empty file system".into(),
+            lines: None,
+            ignore_cache: false,
+        };
+        self.graph.add(op, Vec::new(), label)
+    }
+
+    /// Adds a step's operation on the stage's file system.
+    fn add(
+        &mut self,
+        state: &mut StageState,
+        step: &Step<'_>,
+        op: Op,
+        inputs: Vec<VertexId>,
+        label: Label,
+    ) -> Result<(), PlanError> {
+        let budget = &mut self.needed.budget;
+        budget.vertex().and_then(|()| budget.bytes(size(&op))).at(step.span())?;
+        state.file_system = Some(self.graph.add(op, inputs, label));
+        Ok(())
+    }
+
+    /// Adds a history entry.
+    fn record(&mut self, state: &mut StageState, step: &Step<'_>, text: String, layer: Layer) -> Result<(), PlanError> {
+        self.needed.budget.bytes(text.len()).at(step.span())?;
+        state
+            .config
+            .history
+            .push(history::entry(text, layer, self.globals.epoch));
+        Ok(())
+    }
+
+    fn step(&mut self, state: &mut StageState, step: &Step<'_>) -> Result<(), PlanError> {
+        match &step.instruction.kind {
+            InstructionKind::Add(transfer) => self.transfer(state, step, transfer, transfer::Verb::Add),
+            InstructionKind::Arg(definitions) => self.arg(state, step, definitions),
+            InstructionKind::Cmd(command) => self.cmd(state, step, command),
+            InstructionKind::Copy(transfer) => self.transfer(state, step, transfer, transfer::Verb::Copy),
+            InstructionKind::Entrypoint(command) => self.entrypoint(state, step, command),
+            InstructionKind::Env(pairs) => self.env(state, step, pairs),
+            InstructionKind::Expose(words) => self.expose(state, step, words),
+            InstructionKind::Healthcheck(check) => self.healthcheck(state, step, check),
+            InstructionKind::Label(pairs) => self.label(state, step, pairs),
+            InstructionKind::Maintainer(author) => self.maintainer(state, step, author),
+            InstructionKind::Onbuild(trigger) => {
+                state.config.config.on_build.push(trigger.clone());
+                Ok(())
+            }
+            InstructionKind::Run(run) => self.run(state, step, run),
+            InstructionKind::Shell(words) => self.shell(state, step, words),
+            InstructionKind::Stopsignal(word) => self.stopsignal(state, step, word),
+            InstructionKind::User(word) => self.user(state, step, word),
+            InstructionKind::Volume(words) => self.volume(state, step, words),
+            InstructionKind::Workdir(word) => self.workdir(state, step, word),
+        }
+    }
+
+    /// A word's value in the stage's scope.
+    fn value(&mut self, state: &StageState, step: &Step<'_>, word: &Word) -> Result<String, PlanError> {
+        let expanded = expand::word(word, self.report.escape, &state.scope)?;
+        Ok(self.checked(state, step, expanded))
+    }
+
+    /// The value of a word that may be left out; an empty one counts as left out.
+    fn optional(&mut self, state: &StageState, step: &Step<'_>, word: Option<&Word>) -> Result<String, PlanError> {
+        word.map_or(Ok(String::new()), |word| self.value(state, step, word))
+    }
+
+    fn values(&mut self, state: &StageState, step: &Step<'_>, word: &Word) -> Result<Vec<String>, PlanError> {
+        let expanded = expand::words(word, self.report.escape, &state.scope)?;
+        Ok(self.checked(state, step, expanded))
+    }
+
+    fn body(&mut self, state: &StageState, step: &Step<'_>, heredoc: &Heredoc) -> Result<String, PlanError> {
+        let expanded = expand::body(heredoc, &state.scope)?;
+        Ok(self.checked(state, step, expanded))
+    }
+
+    /// Warns of variables that nothing defines.
+    fn checked<T>(&mut self, state: &StageState, step: &Step<'_>, expanded: Expanded<T>) -> T {
+        for name in &expanded.undefined {
+            let declared = state.build_args.iter().any(|(known, _)| known == name);
+            if declared || NOT_VARIABLES.contains(&name.as_str()) {
+                continue;
+            }
+            let similar = nearest(name, state.scope.names());
+            let hint = similar.map_or_else(String::new, |similar| format!(" (did you mean ${similar}?)"));
+            let message = format!("Usage of undefined variable '${name}'{hint}");
+            let own = &step.instruction.check;
+            self.report.violation(Rule::UndefinedVar, step.span(), own, message);
+        }
+        expanded.value
+    }
+}
+
+/// A step as progress shows it: the keyword in capitals.
+fn shown(step: &Step<'_>) -> String {
+    let text = &step.instruction.text;
+    let (keyword, rest) = text.split_at(text.find(char::is_whitespace).unwrap_or(text.len()));
+    format!("{}{rest}", keyword.to_ascii_uppercase())
+}
+
+/// About how many bytes an operation takes.
+fn size(op: &Op) -> usize {
+    let lengths = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
+    match op {
+        Op::Source(_) => 0,
+        Op::Exec(exec) => lengths(&exec.args) + lengths(&exec.env) + lengths(&exec.proxy_env),
+        Op::File(file) => {
+            let action = |action: &FileAction| match action {
+                FileAction::Copy(copy) => lengths(&copy.sources) + lengths(&copy.exclude) + copy.destination.len(),
+                FileAction::MakeFile { content, .. } => content.len(),
+                FileAction::MakeDirectory { path, .. } => path.len(),
+            };
+            file.actions.iter().map(action).sum()
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! COPY and ADD.
+
+use crate::graph::{CopyAction, FileAction, FileOp, ModeChange, Op, Owner, Unpack, VertexId};
+use crate::parser::{Heredoc, Transfer, TransferSource, Word};
+
+use super::super::error::{At, PlanError, Problem};
+use super::super::history::Layer;
+use super::super::steps::Step;
+use super::super::{mode, path};
+use super::{Lowering, MAIN_CONTEXT, StageState, shown};
+
+/// The permission bits of a heredoc's file.
+const FILE_MODE: u32 = 0o644;
+
+/// Which of the two instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verb {
+    Add,
+    Copy,
+}
+
+impl Verb {
+    fn name(self) -> &'static str {
+        match self {
+            Verb::Add => "ADD",
+            Verb::Copy => "COPY",
+        }
+    }
+}
+
+/// What all sources of one instruction share.
+struct Settings {
+    destination: String,
+    owner: Option<Owner>,
+    mode: Option<ModeChange>,
+}
+
+impl Lowering<'_, '_> {
+    pub(super) fn transfer(
+        &mut self,
+        state: &mut StageState,
+        step: &Step<'_>,
+        transfer: &Transfer,
+        verb: Verb,
+    ) -> Result<(), PlanError> {
+        let chown = self.optional(state, step, transfer.chown.as_ref())?;
+        let chmod = self.optional(state, step, transfer.chmod.as_ref())?;
+        let destination = self.value(state, step, &transfer.destination)?;
+        let settings = Settings {
+            destination: path::destination(state.working_dir(), &destination),
+            owner: owner(&chown).at(step.span())?,
+            mode: if chmod.is_empty() {
+                None
+            } else {
+                Some(mode::parse(&chmod).at(step.span())?)
+            },
+        };
+        let count = transfer.sources.len();
+        if count > 1 && !path::is_directory(&destination) {
+            let problem = Problem::DestinationNotDirectory {
+                instruction: verb.name(),
+                count,
+                destination,
+            };
+            return Err(problem.at(transfer.destination.span));
+        }
+        let (paths, heredocs) = self.sources(state, step, transfer, verb)?;
+        let text = history_text(transfer, verb, &chown, &chmod, &paths, &heredocs, &destination);
+        let mut inputs: Vec<VertexId> = state.file_system.into_iter().collect();
+        let base = state.file_system.map(|_| 0);
+        let mut actions = Vec::new();
+        if !paths.is_empty() {
+            let Some(input) = self.transfer_input(step) else {
+                return Ok(());
+            };
+            inputs.push(input);
+            actions.push(copy(transfer, verb, &settings, &paths, inputs.len() - 1));
+        }
+        actions.extend(heredocs.into_iter().map(|(name, content)| FileAction::MakeFile {
+            name,
+            destination: settings.destination.clone(),
+            content: content.into_bytes(),
+            mode: mode::of_file(settings.mode.as_ref(), FILE_MODE),
+            owner: settings.owner.clone(),
+        }));
+        let label = state.label(step, &shown(step));
+        self.add(state, step, Op::File(FileOp { base, actions }), inputs, label)?;
+        self.record(state, step, text, Layer::One)
+    }
+
+    /// What is copied from; `None` where that is in error, which is reported already.
+    fn transfer_input(&mut self, step: &Step<'_>) -> Option<VertexId> {
+        match step.origins.first() {
+            // Its `--from` is in error, so that it has no origin at all; ADD has none to be in error.
+            None if from_is_given(step) => None,
+            None | Some(None) => Some(self.context(MAIN_CONTEXT)),
+            Some(Some(origin)) => self.origin(origin),
+        }
+    }
+
+    /// The paths, and the heredocs with their names, variables replaced.
+    fn sources(
+        &mut self,
+        state: &StageState,
+        step: &Step<'_>,
+        transfer: &Transfer,
+        verb: Verb,
+    ) -> Result<(Vec<String>, Vec<(String, String)>), PlanError> {
+        let (mut paths, mut heredocs) = (Vec::new(), Vec::new());
+        for source in &transfer.sources {
+            match source {
+                TransferSource::Path(word) => {
+                    let path = self.value(state, step, word)?;
+                    check_local(&path, word, verb)?;
+                    paths.push(path);
+                }
+                TransferSource::Heredoc(heredoc) => heredocs.push(self.inline(state, step, heredoc)?),
+            }
+        }
+        if transfer.checksum.is_some() {
+            return Err(Problem::Checksum.at(step.span()));
+        }
+        Ok((paths, heredocs))
+    }
+
+    fn inline(
+        &mut self,
+        state: &StageState,
+        step: &Step<'_>,
+        heredoc: &Heredoc,
+    ) -> Result<(String, String), PlanError> {
+        let content = self.body(state, step, heredoc)?;
+        Ok((heredoc.name.clone(), content))
+    }
+}
+
+fn from_is_given(step: &Step<'_>) -> bool {
+    matches!(&step.instruction.kind, crate::parser::InstructionKind::Copy(transfer) if transfer.from.is_some())
+}
+
+fn copy(transfer: &Transfer, verb: Verb, settings: &Settings, paths: &[String], input: usize) -> FileAction {
+    let unpack = match (verb, transfer.unpack) {
+        (Verb::Add, None | Some(true)) => Unpack::Archives,
+        (Verb::Copy, _) | (Verb::Add, Some(false)) => Unpack::Never,
+    };
+    FileAction::Copy(CopyAction {
+        input,
+        sources: paths.iter().map(|path| source(path, transfer.parents)).collect(),
+        destination: settings.destination.clone(),
+        owner: settings.owner.clone(),
+        mode: settings.mode.clone(),
+        exclude: transfer.exclude.iter().map(|word| word.raw.clone()).collect(),
+        parents: transfer.parents,
+        unpack,
+    })
+}
+
+/// A source as the operation names it: from the root, `..` and a trailing `/` gone. Where parents are kept, the `/./`
+/// that divides those that are left out from those that are kept stays.
+fn source(text: &str, parents: bool) -> String {
+    match text.split_once("/./") {
+        Some((left_out, kept)) if parents => match path::clean(left_out).as_str() {
+            "/" => format!("/.{}", path::clean(kept)),
+            left_out => format!("{left_out}/.{}", path::clean(kept)),
+        },
+        _ => path::clean(text),
+    }
+}
+
+/// COPY is for local files; ADD takes others as well.
+fn check_local(text: &str, word: &Word, verb: Verb) -> Result<(), PlanError> {
+    let kind = match (is_git(text), is_url(text)) {
+        (true, _) => "git repository",
+        (_, true) => "URL",
+        _ => return Ok(()),
+    };
+    let problem = match verb {
+        Verb::Copy => Problem::RemoteCopy {
+            kind,
+            source_text: text.to_owned(),
+        },
+        Verb::Add => Problem::Unsupported {
+            feature: format!("ADD of a {kind}"),
+        },
+    };
+    Err(problem.at(word.span))
+}
+
+fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// `git://…`, `ssh://…`, `user@host:path`, and `http(s)://….git`, each perhaps with `#ref` or `?query`.
+fn is_git(text: &str) -> bool {
+    let address = text.split(['#', '?']).next().unwrap_or_default();
+    let scp = || {
+        let (user, rest) = address.split_once('@')?;
+        let plain = !user.is_empty()
+            && user
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+        let (host, _) = rest.split_once(':')?;
+        Some(plain && !host.is_empty() && !host.contains('/'))
+    };
+    address.starts_with("git://")
+        || address.starts_with("ssh://")
+        || is_url(address) && address.trim_end_matches('/').ends_with(".git")
+        || !address.contains("://") && scp().unwrap_or(false)
+}
+
+/// `user[:group]`; `None` for an empty text.
+pub(super) fn owner(text: &str) -> Result<Option<Owner>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (user, group) = text
+        .split_once(':')
+        .map_or((text, None), |(user, group)| (user, Some(group)));
+    if group.is_some_and(|group| group.contains(':')) || text.contains(['\0', '\n']) {
+        return Err(Problem::Owner { text: text.to_owned() });
+    }
+    let user = if user.is_empty() { "0" } else { user };
+    Ok(Some(Owner {
+        user: user.to_owned(),
+        group: group.filter(|group| !group.is_empty()).map(str::to_owned),
+    }))
+}
+
+/// `COPY --chown=1000 a b /c/ # buildkit`: `--from` is not in it.
+fn history_text(
+    transfer: &Transfer,
+    verb: Verb,
+    chown: &str,
+    chmod: &str,
+    paths: &[String],
+    heredocs: &[(String, String)],
+    destination: &str,
+) -> String {
+    let mut words = vec![verb.name().to_owned()];
+    if transfer.parents {
+        words.push("--parents".into());
+    }
+    for (flag, value) in [("--chown", chown), ("--chmod", chmod)] {
+        if !value.is_empty() {
+            words.push(format!("{flag}={value}"));
+        }
+    }
+    words.extend(paths.iter().cloned());
+    words.extend(heredocs.iter().map(|(name, _)| format!("<<{name}")));
+    words.extend([destination.to_owned(), "# buildkit".into()]);
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_seen_from_the_root() {
+        for (given, parents, expected) in [
+            ("app.py", false, "/app.py"),
+            ("../../etc/passwd", false, "/etc/passwd"),
+            ("./src/", false, "/src"),
+            (".", false, "/"),
+            ("a/./b/*.txt", false, "/a/b/*.txt"),
+            ("a/./b/*.txt", true, "/a/./b/*.txt"),
+            ("/./b", true, "/./b"),
+        ] {
+            assert_eq!(source(given, parents), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_remote_is_known_by_its_form() {
+        for text in [
+            "git@host:me/app.git",
+            "https://host/me/app.git#main",
+            "ssh://git@host/app",
+            "git://host/x",
+        ] {
+            assert!(is_git(text), "{text}");
+        }
+        for text in ["https://host/app.tar", "a@b", "dir/git@x:y", "file.git", "a:b"] {
+            assert!(!is_git(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn owners_are_a_user_and_perhaps_a_group() {
+        let of = |user: &str, group: Option<&str>| Owner {
+            user: user.into(),
+            group: group.map(str::to_owned),
+        };
+        assert_eq!(owner("").unwrap(), None);
+        assert_eq!(owner("app").unwrap(), Some(of("app", None)));
+        assert_eq!(owner("1:2").unwrap(), Some(of("1", Some("2"))));
+        assert_eq!(owner(":2").unwrap(), Some(of("0", Some("2"))));
+        assert!(owner("a:b:c").is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! What has to be done: the stages that the target needs, their instructions with the ONBUILD triggers of their bases
+//! before them, and the images that they name.
+
+use std::borrow::Cow;
+
+use crate::parser::{Diagnostic, Instruction, InstructionKind, Run, Span, Transfer, Word, mount_from, parse_onbuild};
+
+use super::budget::Budget;
+use super::error::{At, PlanError, Problem};
+use super::images::{ImageResolver, Images};
+use super::report::Report;
+use super::stages::{Origin, StageTable};
+
+/// How much of a trigger's text an error shows, in characters.
+const LONGEST_SHOWN: usize = 200;
+
+/// An instruction to carry out.
+#[derive(Clone, Debug)]
+pub(super) struct Step<'a> {
+    /// What it says.
+    pub(super) instruction: Cow<'a, Instruction>,
+    /// What its `--from` (COPY) or the `from` of each of its mounts (RUN) stands for.
+    pub(super) origins: Vec<Option<Origin>>,
+    /// Where it counts as standing, if an ONBUILD of the base says it: at the FROM.
+    pub(super) trigger: Option<TriggerPlace>,
+}
+
+/// The FROM that fires a trigger.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TriggerPlace {
+    /// Its place.
+    pub(super) span: Span,
+    /// Its lines.
+    pub(super) lines: (usize, usize),
+}
+
+impl Step<'_> {
+    /// Its lines in the Dockerfile.
+    pub(super) fn lines(&self) -> (usize, usize) {
+        self.trigger.map_or(self.instruction.lines, |place| place.lines)
+    }
+
+    /// Its place in the Dockerfile.
+    pub(super) fn span(&self) -> Span {
+        self.trigger.map_or(self.instruction.span, |place| place.span)
+    }
+
+    /// An error in it, whose place may be one in the text of a trigger.
+    pub(super) fn locate(&self, error: PlanError) -> PlanError {
+        match self.trigger {
+            Some(place) => error.problem.at(place.span),
+            None => error,
+        }
+    }
+}
+
+/// The stages to build.
+#[derive(Debug)]
+pub(super) struct Needed<'a> {
+    /// The steps of each stage, by its index; `None` for those that are not needed.
+    pub(super) stages: Vec<Option<Vec<Step<'a>>>>,
+    /// The images.
+    pub(super) images: Images,
+    /// What is left of it.
+    pub(super) budget: Budget,
+}
+
+/// Finds all that `target` needs, and resolves all images.
+pub(super) fn collect<'a>(
+    stages: &mut StageTable<'a>,
+    target: usize,
+    resolver: &dyn ImageResolver,
+    report: &mut Report,
+) -> Needed<'a> {
+    let needed = Needed {
+        stages: (0..stages.len()).map(|_| None).collect(),
+        images: Images::default(),
+        budget: Budget::new(),
+    };
+    let mut collector = Collector {
+        stages,
+        needed,
+        fired: Vec::new(),
+        report,
+    };
+    collector.need(Origin::Stage(target), Span::default());
+    // Triggers come from images that are resolved, and name images that are not: at most one round for each stage.
+    loop {
+        let table = &*collector.stages;
+        let similar = |name: &crate::oci::Reference| table.similar(&name.familiar_name());
+        collector.needed.images.resolve(resolver, collector.report, similar);
+        if !collector.fire_triggers() {
+            return collector.needed;
+        }
+    }
+}
+
+struct Collector<'c, 'a> {
+    stages: &'c mut StageTable<'a>,
+    needed: Needed<'a>,
+    /// The stages whose triggers have fired.
+    fired: Vec<usize>,
+    report: &'c mut Report,
+}
+
+impl<'a> Collector<'_, 'a> {
+    /// Notes that an origin, named at `span`, is needed, and all that it needs itself.
+    fn need(&mut self, origin: Origin, span: Span) {
+        let mut open = vec![(origin, span)];
+        while let Some((origin, span)) = open.pop() {
+            match origin {
+                Origin::Scratch | Origin::Context(_) => {}
+                Origin::Image(reference, platform) => self.needed.images.request(&reference, &platform, span),
+                Origin::Stage(index) if self.needed.stages[index].is_some() => {}
+                Origin::Stage(index) => open.extend(self.enter(index)),
+            }
+        }
+    }
+
+    /// Prepares a stage's steps; what they and its FROM need.
+    fn enter(&mut self, index: usize) -> Vec<(Origin, Span)> {
+        for error in self.stages.take_errors(index) {
+            self.report.error(error);
+        }
+        let entry = self.stages.get(index);
+        let (stage, replaced) = (entry.stage, entry.replaced);
+        let mut needs = Vec::new();
+        needs.extend(entry.origin.clone().map(|origin| (origin, stage.image.span)));
+        let instructions = if replaced { &[] } else { stage.instructions.as_slice() };
+        let mut steps = Vec::with_capacity(instructions.len());
+        for instruction in instructions {
+            let step = self.prepare(Cow::Borrowed(instruction), index, None);
+            needs.extend(
+                step.origins
+                    .iter()
+                    .flatten()
+                    .map(|origin| (origin.clone(), step.span())),
+            );
+            steps.push(step);
+        }
+        self.needed.stages[index] = Some(steps);
+        needs
+    }
+
+    fn prepare(&mut self, instruction: Cow<'a, Instruction>, stage: usize, trigger: Option<TriggerPlace>) -> Step<'a> {
+        let mut step = Step {
+            instruction,
+            origins: Vec::new(),
+            trigger,
+        };
+        let origins = match &step.instruction.kind {
+            InstructionKind::Copy(transfer) => self.copied_from(transfer, stage).map(|origin| vec![origin]),
+            InstructionKind::Run(run) => self.mounted_from(run, stage),
+            _ => Ok(Vec::new()),
+        };
+        match origins {
+            Ok(origins) => step.origins = origins,
+            Err(error) => self.report.error(step.locate(error)),
+        }
+        step
+    }
+
+    fn copied_from(&self, transfer: &Transfer, stage: usize) -> Result<Option<Origin>, PlanError> {
+        let Some(from) = &transfer.from else {
+            return Ok(None);
+        };
+        let name = self.constant(from, "--from")?;
+        self.stages.copied_from(&name, stage).at(from.span).map(Some)
+    }
+
+    fn mounted_from(&self, run: &Run, stage: usize) -> Result<Vec<Option<Origin>>, PlanError> {
+        let origin = |mount: &Word| {
+            let Some(name) = mount_from(mount).at(mount.span)? else {
+                return Ok(None);
+            };
+            self.stages.mounted_from(&name, stage).at(mount.span).map(Some)
+        };
+        run.mounts.iter().map(origin).collect()
+    }
+
+    /// The value of a word that may hold no variable.
+    fn constant(&self, word: &Word, place: &'static str) -> Result<String, PlanError> {
+        let escape = self.report.escape;
+        if !word.variables(escape).is_empty() {
+            let text = word.raw.clone();
+            return Err(Problem::VariableIn { place, text }.at(word.span));
+        }
+        word.expand(escape, &|_| None).at(word.span)
+    }
+
+    /// Puts the triggers of each new stage's base before its own steps. Whether there may be more to do.
+    fn fire_triggers(&mut self) -> bool {
+        let is_new = |index: &usize| self.needed.stages[*index].is_some() && !self.fired.contains(index);
+        let new: Vec<usize> = (0..self.stages.len()).filter(is_new).collect();
+        for &index in &new {
+            self.fired.push(index);
+            let place = TriggerPlace {
+                span: self.stages.get(index).stage.span,
+                lines: self.stages.get(index).stage.lines,
+            };
+            for (position, trigger) in self.triggers(index).into_iter().enumerate() {
+                let result = self.fire(&trigger, index, place, position);
+                self.report.take(result.at(place.span));
+            }
+        }
+        !new.is_empty()
+    }
+
+    /// The triggers of a stage's base: an image's, or those that stand in the base stage.
+    fn triggers(&self, index: usize) -> Vec<String> {
+        match &self.stages.get(index).origin {
+            Some(Origin::Image(reference, platform)) => {
+                let base = self.needed.images.get(reference, platform);
+                base.map(|base| base.config.config.on_build.clone()).unwrap_or_default()
+            }
+            Some(Origin::Stage(base)) => {
+                let steps = self.needed.stages[*base].as_deref().unwrap_or_default();
+                let trigger = |step: &Step<'_>| match &step.instruction.kind {
+                    InstructionKind::Onbuild(trigger) => Some(trigger.clone()),
+                    _ => None,
+                };
+                steps.iter().filter_map(trigger).collect()
+            }
+            Some(Origin::Scratch | Origin::Context(_)) | None => Vec::new(),
+        }
+    }
+
+    fn fire(&mut self, trigger: &str, stage: usize, place: TriggerPlace, position: usize) -> Result<(), Problem> {
+        self.needed.budget.trigger()?;
+        let instruction = parse_onbuild(trigger).map_err(|errors| Problem::Trigger {
+            trigger: trigger.chars().take(LONGEST_SHOWN).collect(),
+            source: errors
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| Diagnostic::error(place.span, "it is empty")),
+        })?;
+        let step = self.prepare(Cow::Owned(instruction), stage, Some(place));
+        for origin in step.origins.clone().into_iter().flatten() {
+            self.need(origin, place.span);
+        }
+        if let Some(steps) = &mut self.needed.stages[stage] {
+            steps.insert(position.min(steps.len()), step);
+        }
+        Ok(())
+    }
+}
