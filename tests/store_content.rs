@@ -354,6 +354,29 @@ fn after_a_power_loss_only_what_was_synced_counts() {
 }
 
 #[test]
+fn saying_the_same_again_writes_nothing() {
+    let (root, store) = store();
+    let say = || {
+        let image = image(&store, vec![]);
+        store.tag(&"app".parse().unwrap(), image.id).unwrap();
+        let layer = DiffId(image.id);
+        store
+            .record_layer_blob(layer, &Descriptor::new("layer", image.id, 1))
+            .unwrap();
+        store
+            .record_origin(image.id, &"localhost:5000/a".parse().unwrap())
+            .unwrap();
+    };
+    say();
+    store.sync().unwrap();
+    let log = root.path().join("index.sqlite-wal");
+    assert_eq!(fs::metadata(&log).unwrap().len(), 0, "the log is emptied by a sync");
+    say();
+    store.sync().unwrap();
+    assert_eq!(fs::metadata(&log).unwrap().len(), 0, "something was written");
+}
+
+#[test]
 fn a_store_of_a_newer_program_is_left_alone() {
     let (root, store) = store();
     drop(store);
