@@ -1,6 +1,7 @@
 //! Images that are written are what other programs read, and what other programs write is loaded.
 //!
 //! skopeo and umoci are asked where they are installed. Overlay mounts are not needed: snapshots are filled by hand.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,4 +1,5 @@
 //! What goes into a store comes out of it, or gives a clear error.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::Write;
