@@ -7,6 +7,8 @@ mod registry;
 mod authentication;
 #[path = "registry_stories/downloads.rs"]
 mod downloads;
+#[path = "registry_stories/encryption.rs"]
+mod encryption;
 #[path = "registry_stories/pulls.rs"]
 mod pulls;
 #[path = "registry_stories/pushes.rs"]

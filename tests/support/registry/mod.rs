@@ -5,6 +5,7 @@
 
 pub mod debian;
 pub mod image;
+pub mod tls;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -145,7 +146,17 @@ pub struct LyingRegistry {
 }
 
 impl LyingRegistry {
+    /// Over plain HTTP.
     pub fn start() -> Self {
+        Self::start_over(None)
+    }
+
+    /// Over TLS, as `localhost`, with a certificate of the authority in [`tls::AUTHORITY`].
+    pub fn start_tls() -> Self {
+        Self::start_over(Some(tls::configuration()))
+    }
+
+    fn start_over(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
@@ -160,10 +171,13 @@ impl LyingRegistry {
                     if closing.load(Ordering::SeqCst) {
                         return;
                     }
-                    let (state, closing) = (state.clone(), closing.clone());
-                    let stream = stream.unwrap();
+                    let (state, closing, tls) = (state.clone(), closing.clone(), tls.clone());
+                    let mut stream = stream.unwrap();
                     // A client that goes away in the middle is no failure of the registry.
-                    std::thread::spawn(move || serve(&stream, &state, address, &closing).ok());
+                    std::thread::spawn(move || match tls {
+                        None => serve(&mut stream, &state, address, &closing).ok(),
+                        Some(tls) => serve(&mut tls::accept(tls, stream), &state, address, &closing).ok(),
+                    });
                 }
             }
         });
@@ -269,8 +283,13 @@ impl Drop for LyingRegistry {
     }
 }
 
-fn serve(stream: &TcpStream, state: &Mutex<State>, address: SocketAddr, closing: &AtomicBool) -> std::io::Result<()> {
-    let mut request = read_head(&mut BufReader::new(stream.try_clone()?), stream)?;
+fn serve(
+    stream: &mut (impl Read + Write),
+    state: &Mutex<State>,
+    address: SocketAddr,
+    closing: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut request = read_head(stream)?;
     let lie = {
         let mut state = state.lock().unwrap();
         state.log.push(request.clone());
@@ -315,7 +334,9 @@ fn take_lie(state: &mut State, request: &Request) -> Option<Lie> {
     Some(rule.lie.clone())
 }
 
-fn read_head(reader: &mut BufReader<TcpStream>, mut stream: &TcpStream) -> std::io::Result<Request> {
+fn read_head(stream: &mut impl Read) -> std::io::Result<Request> {
+    // One request a connection: what is buffered belongs to it.
+    let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace();
@@ -332,9 +353,6 @@ fn read_head(reader: &mut BufReader<TcpStream>, mut stream: &TcpStream) -> std::
         };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    if headers.get("expect").is_some_and(|value| value == "100-continue") {
-        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-    }
     let length = headers
         .get("content-length")
         .map_or(0, |length| length.parse().unwrap());
@@ -349,7 +367,7 @@ fn read_head(reader: &mut BufReader<TcpStream>, mut stream: &TcpStream) -> std::
 }
 
 fn write(
-    mut stream: &TcpStream,
+    stream: &mut impl Write,
     request: &Request,
     mut answer: Answer,
     lie: Option<&Lie>,
