@@ -1,5 +1,10 @@
 //! Registries, honest and lying: what the client, pulls and pushes make of them.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does, by panicking"
+)]
+
 #[path = "support/registry/mod.rs"]
 mod registry;
 
