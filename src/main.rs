@@ -1,3 +1,6 @@
 //! The `builder` program: see [`builder::cli`].
 
-fn main() {}
+fn main() {
+    // First, while there is one thread: this may be the start of a sandbox.
+    builder::executor::sandbox::run_if_sandbox();
+}

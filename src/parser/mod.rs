@@ -17,7 +17,6 @@ mod lint;
 mod mount;
 mod parse;
 mod pattern;
-mod print;
 mod source;
 mod split;
 mod suggest;

@@ -35,15 +35,9 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
         let error = Diagnostic::error(Span::default(), "the Dockerfile is empty");
         return Err(vec![error.with_hint("begin it with `FROM <image>`")]);
     }
-    if source.starts_with(&[0xff, 0xfe]) || source.starts_with(&[0xfe, 0xff]) {
-        let error = Diagnostic::error(Span { start: 0, end: 2 }, "the Dockerfile is in UTF-16");
-        return Err(vec![error.with_hint("save the file as UTF-8")]);
-    }
     let text = displayable(source);
     let mut parser = Parser::new(&text, '\\');
-    if let Cow::Owned(_) = text {
-        parser.invalid = invalid_bytes(source);
-    }
+    parser.invalid = invalid_bytes(source, &text);
     parser.run();
     parser.finish()
 }
@@ -53,7 +47,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
 /// The escape character is `\`, whatever the file's `# escape=` said.
 pub fn parse_onbuild(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     let mut parser = Parser::new(text, '\\');
-    parser.stages.push(None);
+    parser.stages.push(StageSlot::Failed);
     parser.run();
     if !parser.errors.is_empty() {
         return Err(parser.errors);
@@ -79,7 +73,10 @@ pub fn parse_onbuild(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
 }
 
 /// Where the source is not UTF-8: the first byte of each such place.
-fn invalid_bytes(source: &[u8]) -> Vec<usize> {
+fn invalid_bytes(source: &[u8], text: &Cow<'_, str>) -> Vec<usize> {
+    if matches!(text, Cow::Borrowed(_)) {
+        return Vec::new();
+    }
     let mut at = 0;
     let mut invalid = Vec::new();
     for chunk in source.utf8_chunks() {
@@ -92,6 +89,14 @@ fn invalid_bytes(source: &[u8]) -> Vec<usize> {
     invalid
 }
 
+/// A stage that was begun.
+enum StageSlot {
+    /// It was read.
+    Read(Stage),
+    /// Its FROM has an error; what follows is still read, for its errors.
+    Failed,
+}
+
 struct Parser<'a> {
     source: &'a str,
     lines: Lines<'a>,
@@ -99,8 +104,7 @@ struct Parser<'a> {
     comments: Vec<&'a str>,
     invalid: Vec<usize>,
     global_args: Vec<Instruction>,
-    /// None for a stage whose FROM has an error; what follows it is still read, for its errors.
-    stages: Vec<Option<Stage>>,
+    stages: Vec<StageSlot>,
     /// Instructions behind a FROM that failed, or behind none in a trigger.
     fired: Vec<Instruction>,
     instructions: usize,
@@ -161,7 +165,11 @@ impl<'a> Parser<'a> {
             self.errors.sort_by_key(|error| error.span.start);
             return Err(self.errors);
         }
-        let stages: Vec<Stage> = self.stages.into_iter().flatten().collect();
+        let read = |slot| match slot {
+            StageSlot::Read(stage) => Some(stage),
+            StageSlot::Failed => None,
+        };
+        let stages: Vec<Stage> = self.stages.into_iter().filter_map(read).collect();
         let mut warnings = self.warnings;
         lint::check_file(&stages, self.casing, &mut warnings);
         warnings.sort_by_key(|warning| warning.span.start);
@@ -305,13 +313,13 @@ impl<'a> Parser<'a> {
         }
         let kind = match statement {
             Ok(Statements::Stage(stage)) => {
-                self.stages.push(Some(stage));
+                self.stages.push(StageSlot::Read(stage));
                 return Ok(());
             }
             Ok(Statements::Instruction(kind)) => kind,
             Err(error) => {
                 if keyword == Keyword::From {
-                    self.stages.push(None);
+                    self.stages.push(StageSlot::Failed);
                 }
                 return Err(error);
             }
@@ -326,11 +334,11 @@ impl<'a> Parser<'a> {
             kind,
         };
         match (self.stages.last_mut(), &instruction.kind) {
-            (Some(Some(stage)), _) => stage.instructions.push(instruction),
-            (Some(None), _) => self.fired.push(instruction),
+            (Some(StageSlot::Read(stage)), _) => stage.instructions.push(instruction),
+            (Some(StageSlot::Failed), _) => self.fired.push(instruction),
             (None, InstructionKind::Arg(_)) => self.global_args.push(instruction),
             (None, _) => {
-                self.stages.push(None);
+                self.stages.push(StageSlot::Failed);
                 let message = format!("{} stands before the first FROM", keyword.name());
                 let error = Diagnostic::error(input.keyword_span(), message);
                 return Err(error.with_hint("begin with `FROM <image>`; only ARG may stand before it"));

@@ -1,0 +1,112 @@
+//! Process 1 of the sandbox: puts the root together, starts the program, reaps orphans, forwards signals.
+//!
+//! Owns the sandbox's end: whatever the program left running dies with this process, since the kernel ends a pid
+//! namespace with its first process (pid_namespaces(7)).
+
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, Signal, WaitOptions};
+
+use super::control::{self, Exit, Report, SetupFailure};
+use super::spec::SandboxSpec;
+use super::{devices, files, program};
+
+/// Never returns.
+pub(super) fn main(socket: BorrowedFd<'_>, spec: SandboxSpec, stdio: Vec<OwnedFd>) -> ! {
+    // Of the supervisor, which this process does not outlive. It may be gone already; then the socket tells.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    let _ = rustix::thread::set_name(c"init");
+    match run(socket, spec, stdio) {
+        Ok(exit) => control::report(socket, &Report::Exited(exit), &[]),
+        Err(failure) => control::report(socket, &Report::Failed(failure), &[]),
+    }
+    std::process::exit(0);
+}
+
+fn run(socket: BorrowedFd<'_>, mut spec: SandboxSpec, stdio: Vec<OwnedFd>) -> Result<Exit, SetupFailure> {
+    // The sandbox's files are seen with the mode that the set-up says.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let root = files::assemble(&spec)?;
+    let streams = match spec.terminal {
+        None => program::Streams::Descriptors(stdio),
+        Some(size) => {
+            let (ours, theirs) =
+                devices::open_terminal(&root.devices, size).map_err(SetupFailure::kernel("open a terminal"))?;
+            control::report(socket, &Report::Terminal, &[ours.as_fd()]);
+            program::Streams::Terminal(theirs)
+        }
+    };
+    files::enter(&root)?;
+    let children = child_signals().map_err(SetupFailure::kernel("watch processes"))?;
+    // SAFETY: this process has one thread, so the child may do whatever this one may.
+    let pid = match unsafe { libc::fork() } {
+        -1 => return Err(SetupFailure::kernel("start a process")(super::mounts::last_errno())),
+        0 => program::main(socket, &spec, &streams, &root.working_dir),
+        pid => Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH),
+    }
+    .map_err(SetupFailure::kernel("start a process"))?;
+    spec.descriptors.clear();
+    drop((streams, root.working_dir, root.devices));
+    let exit = wait(socket, children.as_fd(), pid);
+    if !root.targets.is_clean() {
+        end_all();
+        root.targets.remove();
+    }
+    Ok(exit)
+}
+
+/// A descriptor that is readable when children have ended.
+fn child_signals() -> rustix::io::Result<OwnedFd> {
+    // SAFETY: the set is initialised by `sigemptyset` before it is read, and both outlive the calls.
+    let descriptor = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    match descriptor {
+        -1 => Err(super::mounts::last_errno()),
+        // SAFETY: the kernel just made the descriptor, and nothing else owns it.
+        descriptor => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+    }
+}
+
+/// Waits for `program`, reaping whatever else ends meanwhile, and passing on the signals that the caller asks for.
+fn wait(socket: BorrowedFd<'_>, children: BorrowedFd<'_>, program: Pid) -> Exit {
+    loop {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid == program {
+                return match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => Exit::Code(code),
+                    (None, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
+                };
+            }
+        }
+        let mut watched = [
+            PollFd::from_borrowed_fd(children, PollFlags::IN),
+            PollFd::from_borrowed_fd(socket, PollFlags::IN),
+        ];
+        let _ = rustix::event::poll(&mut watched, None);
+        if watched[0].revents().contains(PollFlags::IN) {
+            let mut drained = [0u8; 4096];
+            let _ = rustix::io::read(children, &mut drained);
+        }
+        if !watched[1].revents().is_empty() {
+            match control::receive_signal(socket) {
+                // SAFETY: kill(2) has no memory to corrupt; the pid is a child that was not waited for.
+                Some(signal) => drop(unsafe { libc::kill(program.as_raw_nonzero().get(), signal) }),
+                // The caller is gone, and with it whoever wants to know.
+                None => std::process::exit(0),
+            }
+        }
+    }
+}
+
+/// Ends every process of the sandbox but this one, and waits until they are gone.
+fn end_all() {
+    // SAFETY: kill(2) has no memory to corrupt; from process 1, -1 means all others of this pid namespace.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+    while rustix::io::retry_on_intr(|| rustix::process::wait(WaitOptions::empty())).is_ok() {}
+}

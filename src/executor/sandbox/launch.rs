@@ -1,0 +1,221 @@
+//! Starts a sandbox from a process with many threads, and hears what becomes of it.
+//!
+//! Owns the caller's side. The standard library starts the program by `posix_spawn`: nothing runs between `fork` and
+//! `exec` that could meet another thread's lock, and no memory is copied. Everything else goes through the socket.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::Mutex;
+
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::net::Shutdown;
+
+use super::control::{self, Exit, Report, SetupFailure};
+use super::mounts::{Depth, READ_ONLY, add_attributes};
+use super::spec::{SandboxSpec, Stdio};
+
+/// Why a sandbox gave no exit status.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The process did not come to run.
+    #[error(transparent)]
+    Setup(#[from] SetupFailure),
+    /// The sandbox could not be started, or not be heard.
+    #[error("the sandbox could not be {action}")]
+    Start {
+        /// `started`, `heard`.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The sandbox ended and said nothing: something outside killed it, the kernel's memory killer perhaps.
+    #[error("the sandbox was killed from outside; perhaps the machine ran out of memory")]
+    Killed,
+    /// The build was stopped.
+    #[error("the process was stopped, because the build was")]
+    Cancelled,
+}
+
+impl SandboxError {
+    fn start(source: impl Into<io::Error>) -> Self {
+        SandboxError::Start {
+            action: "started",
+            source: source.into(),
+        }
+    }
+
+    pub(super) fn hear(source: impl Into<io::Error>) -> Self {
+        SandboxError::Start {
+            action: "heard",
+            source: source.into(),
+        }
+    }
+}
+
+/// A sandbox that runs. Dropped, it is ended.
+///
+/// It also ends with the *thread* that started it, since Linux tells a child of its parent thread's death (prctl(2),
+/// `PR_SET_PDEATHSIG`): wait for it where it was started.
+#[derive(Debug)]
+pub struct Running {
+    socket: OwnedFd,
+    supervisor: Child,
+    outcome: Option<Result<Exit, SetupFailure>>,
+}
+
+/// What a sandbox said.
+#[derive(Debug)]
+pub enum Heard {
+    /// This is the caller's end of the process's terminal.
+    Terminal(OwnedFd),
+    /// The process has ended, or will never run. Its output may still lie in its pipes.
+    Ended,
+}
+
+/// Starts `spec`'s process with `stdio`. The descriptors that it was given are closed here.
+///
+/// # Errors
+/// [`SandboxError::Start`] when there is no process or descriptor to be had.
+pub fn start(mut spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxError> {
+    let streams = match stdio {
+        Stdio::Descriptors { stdin, stdout, stderr } => vec![stdin, stdout, stderr],
+        Stdio::Terminal(size) => {
+            spec.terminal = Some(size);
+            Vec::new()
+        }
+    };
+    let (socket, theirs) = control::pair().map_err(SandboxError::start)?;
+    let program = executable().map_err(SandboxError::start)?;
+    let supervisor = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .arg0("builder")
+        .arg(super::RESERVED_ARGUMENT)
+        .env_clear()
+        .stdin(theirs)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .map_err(SandboxError::start)?;
+    // From here on, dropping this value ends the process.
+    let running = Running {
+        socket,
+        supervisor,
+        outcome: None,
+    };
+    control::send_spec(running.socket.as_fd(), &spec, &streams).map_err(SandboxError::start)?;
+    Ok(running)
+}
+
+impl Running {
+    /// Takes the sandbox's next message; waits for one.
+    ///
+    /// # Errors
+    /// [`SandboxError::Start`] when the message cannot be understood.
+    pub fn hear(&mut self) -> Result<Heard, SandboxError> {
+        match control::receive_report(self.socket.as_fd()).map_err(SandboxError::hear)? {
+            Some((Report::Terminal, Some(terminal))) => return Ok(Heard::Terminal(terminal)),
+            // The first word counts: a process that could not become the program ends, too.
+            Some((Report::Failed(failure), _)) => drop(self.outcome.get_or_insert(Err(failure))),
+            Some((Report::Exited(exit), _)) => drop(self.outcome.get_or_insert(Ok(exit))),
+            Some((Report::Terminal, None)) | None => {}
+        }
+        Ok(Heard::Ended)
+    }
+
+    /// Sends `signal` to the process.
+    ///
+    /// # Errors
+    /// When the sandbox is gone.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        control::send_signal(self.socket.as_fd(), signal)
+    }
+
+    /// Waits until nothing of the sandbox is left; how the process ended.
+    ///
+    /// # Errors
+    /// [`SandboxError::Setup`], or [`SandboxError::Killed`] when nothing was heard.
+    pub fn finish(mut self) -> Result<Exit, SandboxError> {
+        while self.outcome.is_none() {
+            if let Some(exit) = self.hear_out()? {
+                return exit;
+            }
+        }
+        self.supervisor.wait().map_err(SandboxError::hear)?;
+        Ok(self.outcome.take().ok_or(SandboxError::Killed)??)
+    }
+
+    /// Hears one message more; the end of them is an answer, too.
+    fn hear_out(&mut self) -> Result<Option<Result<Exit, SandboxError>>, SandboxError> {
+        match self.hear()? {
+            Heard::Ended if self.outcome.is_none() => Ok(Some(Err(SandboxError::Killed))),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl AsFd for Running {
+    /// Readable when there is something to hear.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The supervisor sees its caller leave, and ends everything. Both fail when it is over already.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        let _ = self.supervisor.wait();
+    }
+}
+
+/// This program's file, in a form that whoever gets hold of it through `/proc` cannot write to (CVE-2019-5736).
+fn executable() -> io::Result<BorrowedFd<'static>> {
+    static EXECUTABLE: Mutex<Option<&'static OwnedFd>> = Mutex::new(None);
+    let mut known = EXECUTABLE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match *known {
+        Some(executable) => Ok(executable.as_fd()),
+        None => Ok((*known.insert(Box::leak(Box::new(protected_executable()?)))).as_fd()),
+    }
+}
+
+fn protected_executable() -> io::Result<OwnedFd> {
+    match read_only_mount() {
+        Ok(mount) => Ok(mount),
+        // Its file system belongs to another mount namespace, or its path to another file by now.
+        Err(_) => sealed_copy(),
+    }
+}
+
+/// A mount of this file alone, which only this process has, read-only.
+fn read_only_mount() -> rustix::io::Result<OwnedFd> {
+    use rustix::io::Errno;
+    let running = rustix::fs::openat(CWD, "/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let path = rustix::fs::readlinkat(CWD, "/proc/self/exe", Vec::new())?;
+    let found = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let (running, stat) = (rustix::fs::fstat(running)?, rustix::fs::fstat(&found)?);
+    if (running.st_dev, running.st_ino) != (stat.st_dev, stat.st_ino) {
+        return Err(Errno::STALE);
+    }
+    super::mounts::clone_tree(found.as_fd(), "", Depth::One, READ_ONLY).and_then(|tree| {
+        add_attributes(tree.as_fd(), Depth::One, READ_ONLY)?;
+        Ok(tree)
+    })
+}
+
+/// A copy of this file in memory that nobody can change.
+fn sealed_copy() -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Without EXEC, a kernel that is set so makes memory files that cannot be executed (Linux 6.3).
+    let memory = rustix::fs::memfd_create(c"builder", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(c"builder", flags))?;
+    let mut memory = File::from(memory);
+    io::copy(&mut File::open("/proc/self/exe")?, &mut memory)?;
+    rustix::fs::fcntl_add_seals(
+        &memory,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    Ok(memory.into())
+}

@@ -1,0 +1,65 @@
+//! Runs a process that trusts nobody and is trusted by nobody: namespaces, a root file system of its own, no privilege.
+//!
+//! Owns every way in which the program executes something from an image. Knows neither steps nor containers: the
+//! caller hands in a root (a detached mount), what to mount, what to run, and gets the exit status.
+//!
+//! Four processes take part. `docs/sandbox.md` tells why.
+//!
+//! 1. The *caller*, with many threads, starts the program anew ([`run_if_sandbox`]): nothing is allocated between
+//!    `fork` and `exec`, and nothing of the caller's memory or environment goes along.
+//! 2. The *supervisor* (`supervisor`) lives in the caller's pid namespace. It enters the new namespaces and ends the
+//!    sandbox when the caller is gone.
+//! 3. *Init* (`init`) is process 1 inside. It mounts, waits, reaps, forwards signals. When it ends, everything ends.
+//! 4. The *program* (`program`): gives up privileges and becomes what was asked for.
+
+mod capabilities;
+mod control;
+mod devices;
+mod files;
+mod init;
+mod kernel_files;
+mod launch;
+mod lines;
+mod mounts;
+mod output;
+mod program;
+pub mod rootless;
+mod seccomp;
+mod spec;
+mod supervisor;
+mod targets;
+
+pub use control::{Exit, SetupFailure};
+pub use launch::{Heard, Running, SandboxError, start};
+pub use output::run;
+pub use spec::{
+    Access, Bytes, Confinement, Identity, MemoryFile, Network, NewPrivileges, SandboxMount, SandboxSpec, Source, Stdio,
+    TerminalSize,
+};
+
+/// The first argument that makes the program a sandbox's supervisor.
+const RESERVED_ARGUMENT: &str = "__sandbox";
+
+/// Becomes a sandbox, and never returns, when the caller started the program for that. To be called first thing in
+/// `main`, while there is one thread.
+pub fn run_if_sandbox() {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == RESERVED_ARGUMENT)
+    {
+        supervisor::main();
+    }
+}
+
+/// The library's own tests start sandboxes too, from the test program, whose `main` is not ours: the hook runs before.
+#[cfg(test)]
+mod test_hook {
+    extern "C" fn before_main() {
+        super::run_if_sandbox();
+    }
+
+    #[used]
+    // SAFETY: the C runtime calls each entry of this section once, before `main`, with one thread.
+    #[unsafe(link_section = ".init_array")]
+    static HOOK: extern "C" fn() = before_main;
+}

@@ -1,0 +1,244 @@
+//! What a sandbox is to be, as plain data.
+//!
+//! Owns the description and nothing of its making. Descriptors travel beside the serialised form, which names them by
+//! their place.
+
+use std::os::fd::OwnedFd;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use crate::graph::Access;
+
+/// A process to run, and the world it sees.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// The words of the command. A first word without `/` is looked for along `PATH` of `env`.
+    pub args: Vec<Bytes>,
+    /// `NAME=value`. Words without `=` are dropped, never looked up anywhere (CVE-2026-57231).
+    pub env: Vec<Bytes>,
+    /// The working directory, absolute; made when it is missing.
+    pub working_dir: String,
+    /// Who the process is.
+    pub identity: Identity,
+    /// The host name.
+    pub hostname: String,
+    /// The network it sees.
+    pub network: Network,
+    /// What is mounted, in order, after `/proc`, `/sys` and `/dev`.
+    pub mounts: Vec<SandboxMount>,
+    /// Whether privileges are cut.
+    pub confinement: Confinement,
+    /// Whether a setuid program inside gains privileges.
+    pub new_privileges: NewPrivileges,
+    /// A terminal of this size in place of the three standard streams.
+    pub terminal: Option<TerminalSize>,
+    /// The root, then the bind mounts' trees.
+    #[serde(skip)]
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+impl SandboxSpec {
+    /// A sandbox with `root`, a detached mount, in which root runs `args` in `/`.
+    pub fn new(root: OwnedFd, args: Vec<Vec<u8>>) -> Self {
+        Self {
+            args: args.into_iter().map(Bytes).collect(),
+            env: Vec::new(),
+            working_dir: "/".into(),
+            identity: Identity::default(),
+            hostname: "localhost".into(),
+            network: Network::Host,
+            mounts: Vec::new(),
+            confinement: Confinement::Default,
+            new_privileges: NewPrivileges::Allow,
+            terminal: None,
+            descriptors: vec![root],
+        }
+    }
+
+    /// Mounts `tree`, a detached mount (`open_tree(2)` with `OPEN_TREE_CLONE`), at `target`.
+    pub fn bind(&mut self, target: impl Into<String>, tree: OwnedFd, access: Access) {
+        self.bind_part(target, tree, None, access);
+    }
+
+    /// Mounts the file or directory `path` of `tree` at `target`. Links on the way stay inside the tree.
+    pub fn bind_part(&mut self, target: impl Into<String>, tree: OwnedFd, path: Option<Vec<u8>>, access: Access) {
+        let descriptor = self.descriptors.len();
+        let path = path.map(Bytes);
+        self.descriptors.push(tree);
+        self.mount(
+            target,
+            Source::Bind {
+                descriptor,
+                path,
+                access,
+            },
+        );
+    }
+
+    /// Mounts `file` at `target`.
+    pub fn file(&mut self, target: impl Into<String>, file: MemoryFile) {
+        self.mount(target, Source::File(file));
+    }
+
+    /// Mounts an empty file system in memory, of at most `size` bytes, at `target`.
+    pub fn tmpfs(&mut self, target: impl Into<String>, size: Option<u64>) {
+        self.mount(target, Source::Tmpfs { size });
+    }
+
+    fn mount(&mut self, target: impl Into<String>, source: Source) {
+        self.mounts.push(SandboxMount {
+            target: target.into(),
+            source,
+        });
+    }
+}
+
+/// A byte string: system calls know no encoding.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Bytes(pub Vec<u8>);
+
+impl std::fmt::Debug for Bytes {
+    /// Only the length: it may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "<{} bytes>", self.0.len())
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD_NO_PAD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        STANDARD_NO_PAD
+            .decode(text.as_bytes())
+            .map(Self)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// User, group and supplementary groups, as numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Identity {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The supplementary groups; `gid` is always one of them.
+    pub groups: Vec<u32>,
+}
+
+/// The network that a sandbox sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Network {
+    /// The caller's.
+    Host,
+    /// A working loopback device and nothing else.
+    None,
+}
+
+/// How far privileges are cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Confinement {
+    /// Docker's default capabilities and system calls; kernel files masked.
+    Default,
+    /// None of that. Only where the user allowed it.
+    Insecure,
+}
+
+/// `PR_SET_NO_NEW_PRIVS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum NewPrivileges {
+    /// `sudo` works, within the sandbox's capabilities.
+    Allow,
+    /// setuid bits and file capabilities mean nothing.
+    Deny,
+}
+
+/// Something mounted.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SandboxMount {
+    /// Where, absolute. Made when it is missing, and removed afterwards.
+    pub target: String,
+    /// What.
+    pub source: Source,
+}
+
+/// What is mounted.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Source {
+    /// A detached mount.
+    Bind {
+        /// Its place among the descriptors.
+        descriptor: usize,
+        /// The part of it that is mounted; `None` for all.
+        path: Option<Bytes>,
+        /// May the process write?
+        access: Access,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Bytes at most; `None` for the kernel's default.
+        size: Option<u64>,
+    },
+    /// A file in memory.
+    File(MemoryFile),
+}
+
+/// A file that is never written to a disk, swap excepted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemoryFile {
+    /// Its content.
+    pub content: Bytes,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// May the process write?
+    pub access: Access,
+}
+
+impl MemoryFile {
+    /// A file of root's that everybody may read and nobody write, with `mode`.
+    pub fn read_only(content: impl Into<Vec<u8>>, mode: u32) -> Self {
+        Self {
+            content: Bytes(content.into()),
+            mode,
+            uid: 0,
+            gid: 0,
+            access: Access::ReadOnly,
+        }
+    }
+}
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+/// The process's standard streams.
+#[derive(Debug)]
+pub enum Stdio {
+    /// These descriptors.
+    Descriptors {
+        /// Standard input.
+        stdin: OwnedFd,
+        /// Standard output.
+        stdout: OwnedFd,
+        /// Standard error.
+        stderr: OwnedFd,
+    },
+    /// A new terminal, of which the caller gets the other end ([`super::Running::terminal`]).
+    Terminal(TerminalSize),
+}

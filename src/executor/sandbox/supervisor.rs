@@ -1,0 +1,111 @@
+//! The process between the caller and the sandbox: enters the namespaces, starts init, ends the sandbox with its caller.
+//!
+//! Owns the namespaces. It stays in the caller's pid namespace, where it can see both ends: init by its descriptor, the
+//! caller by the socket. It is a fresh program with one thread, so it may fork and allocate as it likes.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, PidfdFlags, Signal, WaitOptions};
+use rustix::thread::UnshareFlags;
+
+use super::control::{self, Report, SetupFailure};
+use super::spec::{Network, SandboxSpec};
+use super::{init, rootless};
+
+/// Never returns. Standard input is the socket to the caller.
+pub(super) fn main() -> ! {
+    // Whatever the caller's death signal means to others, here it is the end.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    // Neither this process nor those forked from it can be looked into from inside, and dumps of them, which hold
+    // secrets, are not written (proc(5), "dumpable").
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    // A session of its own: keys typed at the caller's terminal do not signal it.
+    let _ = rustix::process::setsid();
+    let Ok(socket) = take_socket() else {
+        std::process::exit(125);
+    };
+    // Read while /proc is the caller's: later an image's directory lies over it.
+    rootless::has_single_id();
+    // The caller may be gone already, or the program was started by somebody who knows the word.
+    let Ok((spec, stdio)) = control::receive_spec(socket.as_fd()) else {
+        std::process::exit(125);
+    };
+    if let Err(failure) = supervise(socket.as_fd(), spec, stdio) {
+        control::report(socket.as_fd(), &Report::Failed(failure), &[]);
+    }
+    std::process::exit(0);
+}
+
+/// Moves the socket off standard input, which becomes the null device as the other two streams are.
+fn take_socket() -> rustix::io::Result<OwnedFd> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
+    Ok(socket)
+}
+
+fn supervise(socket: BorrowedFd<'_>, spec: SandboxSpec, stdio: Vec<OwnedFd>) -> Result<(), SetupFailure> {
+    enter_namespaces(&spec)?;
+    // SAFETY: this process has one thread, so the child may do whatever this one may.
+    let pid = match unsafe { libc::fork() } {
+        -1 => return Err(SetupFailure::kernel("start init")(super::mounts::last_errno())),
+        0 => init::main(socket, spec, stdio),
+        pid => rustix::process::Pid::from_raw(pid),
+    };
+    // Descriptors of the caller's world are init's now; the program's streams must end with init.
+    drop((spec, stdio));
+    let pid = pid.ok_or(Errno::SRCH).map_err(SetupFailure::kernel("start init"))?;
+    let refused = |errno| SetupFailure::kernel("watch init")(errno);
+    let init = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(refused)?;
+    let mut watched = [
+        PollFd::new(&init, PollFlags::IN),
+        // No events: an end of the connection is told always.
+        PollFd::from_borrowed_fd(socket, PollFlags::empty()),
+    ];
+    let _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut watched, None));
+    // Init has ended, or the caller has left: in both cases nothing may be left of the sandbox.
+    let _ = rustix::process::pidfd_send_signal(&init, Signal::KILL);
+    let _ = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
+    Ok(())
+}
+
+/// The order of unshare(2)'s work is the kernel's; the pid namespace is that of the children only.
+fn enter_namespaces(spec: &SandboxSpec) -> Result<(), SetupFailure> {
+    let mut namespaces = UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    if spec.network == Network::None {
+        namespaces |= UnshareFlags::NEWNET;
+    }
+    // SAFETY: no flag among them separates the descriptors of threads, and there is one thread.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }.map_err(SetupFailure::kernel("make namespaces"))?;
+    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(SetupFailure::kernel("set the host name"))?;
+    if spec.network == Network::None {
+        raise_loopback().map_err(SetupFailure::kernel("bring up the loopback device"))?;
+    }
+    Ok(())
+}
+
+/// netdevice(7). The kernel gives the device its addresses when it comes up.
+fn raise_loopback() -> Result<(), Errno> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all bytes zero is a valid `ifreq`: numbers, and arrays of numbers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is an initialised `ifreq` with a terminated name, which the kernel only reads.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
+        0 => Ok(()),
+        _ => Err(super::mounts::last_errno()),
+    }
+}

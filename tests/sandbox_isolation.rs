@@ -1,0 +1,760 @@
+//! What a process sees and can do in a sandbox: as root, and, by running this program again, as ordinary users.
+//!
+//! The root is a directory with a static busybox. Without the right to make namespaces there is nothing to test.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Stdio as ProcessStdio};
+use std::time::{Duration, Instant};
+
+use builder::cancel::Cancel;
+use builder::executor::sandbox::{
+    self, Access, Bytes, Confinement, Exit, Identity, MemoryFile, Network, NewPrivileges, SandboxError, SandboxSpec,
+    SetupFailure, Stdio, TerminalSize, rootless,
+};
+use builder::progress::Stream;
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+/// Set for the program when it runs itself as an ordinary user.
+const ORDINARY_USER: &str = "SANDBOX_TEST_ORDINARY_USER";
+/// Set for the program when it is to start one sandbox in this root and be killed.
+const VICTIM: &str = "SANDBOX_TEST_VICTIM";
+
+extern "C" fn before_main() {
+    sandbox::run_if_sandbox();
+    if let Some(expected) = std::env::var_os(ORDINARY_USER) {
+        let identities = rootless::enter_user_namespace().expect("a user namespace");
+        let single = matches!(identities, rootless::Identities::Single { .. });
+        assert_eq!(expected == "single", single, "{identities:?}");
+    }
+    if let Some(root) = std::env::var_os(VICTIM) {
+        let spec = World::at(Path::new(&root)).spec("echo begun; busybox sleep 987654");
+        let say = |_: Stream, line: &[u8]| println!("{}", String::from_utf8_lossy(line));
+        let _ = sandbox::run(spec, &say, &Cancel::new().expect("a descriptor"));
+        std::process::exit(0);
+    }
+}
+
+/// The harness owns `main`; a sandbox must begin before it.
+#[used]
+// SAFETY: the C runtime calls each entry of this section once, before `main`, with one thread.
+#[unsafe(link_section = ".init_array")]
+static HOOK: extern "C" fn() = before_main;
+
+/// A root file system in a directory.
+struct World {
+    /// Removes it in the end.
+    _directory: Option<tempfile::TempDir>,
+    root: std::path::PathBuf,
+}
+
+struct Ran {
+    exit: Result<Exit, SandboxError>,
+    stdout: String,
+    stderr: String,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let root = directory.path().join("root");
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
+        Self {
+            _directory: Some(directory),
+            root,
+        }
+    }
+
+    fn at(root: &Path) -> Self {
+        Self {
+            _directory: None,
+            root: root.to_owned(),
+        }
+    }
+
+    fn tree(&self) -> OwnedFd {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(CWD, &self.root, flags).unwrap()
+    }
+
+    /// A sandbox in which a shell runs `script`; commands are busybox's.
+    fn spec(&self, script: &str) -> SandboxSpec {
+        let script = format!(
+            "alias {}; {script}",
+            ALIASES.map(|name| format!("{name}='busybox {name}'")).join(" ")
+        );
+        // Aliases are expanded when a line is read, hence the second line.
+        let words = ["sh", "-c", &script.replacen("; ", "\n", 1)].map(|word| word.as_bytes().to_vec());
+        SandboxSpec::new(self.tree(), words.into())
+    }
+
+    fn run(&self, script: &str) -> Ran {
+        Ran::of(self.spec(script))
+    }
+
+    fn exit_codes_of_ten(&self) -> Vec<Exit> {
+        (0..10).map(|_| self.run("true").exit.unwrap()).collect()
+    }
+
+    /// Every path with mode and modification time.
+    fn listing(&self) -> Vec<String> {
+        fn walk(directory: &Path, list: &mut Vec<String>) {
+            let mut entries: Vec<_> = fs::read_dir(directory)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
+            entries.sort();
+            for path in entries.iter().map(|path| path.as_path()).chain([directory]) {
+                let metadata = path.symlink_metadata().unwrap();
+                let (mode, time) = (metadata.mode(), (metadata.mtime(), metadata.mtime_nsec()));
+                list.push(format!("{path:?} {mode:o} {time:?}"));
+            }
+            for path in entries.iter().filter(|path| path.is_dir() && !path.is_symlink()) {
+                walk(path, list);
+            }
+        }
+        let mut list = Vec::new();
+        walk(&self.root, &mut list);
+        list
+    }
+}
+
+const ALIASES: [&str; 32] = [
+    "cat", "ls", "id", "sleep", "mount", "umount", "mkdir", "touch", "readlink", "hostname", "ps", "dd", "head", "tr",
+    "grep", "stat", "pwd", "env", "setsid", "unshare", "chroot", "tty", "stty", "ifconfig", "ping", "chown", "mknod",
+    "rm", "mv", "ln", "wc", "nc",
+];
+
+impl Ran {
+    fn of(spec: SandboxSpec) -> Self {
+        let (stdout, stderr) = (RefCell::new(String::new()), RefCell::new(String::new()));
+        let take = |stream: Stream, line: &[u8]| {
+            let mut text = match stream {
+                Stream::Stdout => stdout.borrow_mut(),
+                Stream::Stderr => stderr.borrow_mut(),
+            };
+            text.push_str(&String::from_utf8_lossy(line));
+            text.push('\n');
+        };
+        let exit = sandbox::run(spec, &take, &Cancel::new().unwrap());
+        Self {
+            exit,
+            stdout: stdout.into_inner(),
+            stderr: stderr.into_inner(),
+        }
+    }
+
+    #[track_caller]
+    fn succeeds(self) -> String {
+        let exit = self
+            .exit
+            .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+        assert_eq!(exit, Exit::Code(0), "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    #[track_caller]
+    fn fails_to_start(self) -> SetupFailure {
+        match self.exit {
+            Err(SandboxError::Setup(failure)) => failure,
+            other => panic!("{other:?}: {}{}", self.stdout, self.stderr),
+        }
+    }
+}
+
+/// Users that are not root of the machine cannot read some of its files anyhow, and have no other ids.
+fn has_single_id() -> bool {
+    rootless::has_single_id()
+}
+
+#[test]
+fn exit_codes_and_signals_are_told_apart() {
+    let world = World::new();
+    assert_eq!(world.run("exit 42").exit.unwrap(), Exit::Code(42));
+    assert_eq!(world.run("kill -9 $$").exit.unwrap(), Exit::Signal(9));
+    assert_eq!(world.run("kill -TERM $$").exit.unwrap(), Exit::Signal(15));
+    assert_eq!(world.run("true").exit.unwrap(), Exit::Code(0));
+}
+
+#[test]
+fn output_comes_by_line_and_stream() {
+    let ran = World::new().run("echo one; echo two >&2; printf three; printf four >&2");
+    assert_eq!(
+        (ran.stdout.as_str(), ran.stderr.as_str()),
+        ("one\nthree\n", "two\nfour\n")
+    );
+}
+
+#[test]
+fn the_environment_is_what_was_given_and_nothing_else() {
+    let world = World::new();
+    let mut spec = world.spec("env");
+    // CVE-2026-57231: an entry without a value inherits nothing.
+    let entries = ["A=1 2", "HOME", "CARGO_MANIFEST_DIR", "PATH=/bin"].map(|entry| entry.as_bytes().to_vec());
+    spec.env = entries.into_iter().map(Bytes).collect();
+    let stdout = Ran::of(spec).succeeds();
+    let mut lines: Vec<&str> = stdout
+        .lines()
+        .filter(|line| !line.starts_with("PWD=") && !line.starts_with("SHLVL="))
+        .collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["A=1 2", "PATH=/bin"]);
+}
+
+#[test]
+fn every_namespace_is_its_own() {
+    let world = World::new();
+    let mut spec =
+        world.spec("for kind in mnt pid ipc uts cgroup net; do readlink /proc/self/ns/$kind; done; hostname");
+    spec.network = Network::None;
+    spec.hostname = "inside".into();
+    let stdout = Ran::of(spec).succeeds();
+    let mut lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(lines.pop(), Some("inside"));
+    for (inside, kind) in lines.iter().zip(["mnt", "pid", "ipc", "uts", "cgroup", "net"]) {
+        let outside = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        assert_ne!(Path::new(inside), outside);
+    }
+    let network = world.run("readlink /proc/self/ns/net").succeeds();
+    assert_eq!(Path::new(network.trim()), fs::read_link("/proc/self/ns/net").unwrap());
+}
+
+#[test]
+fn without_a_network_the_loopback_device_works() {
+    let world = World::new();
+    let mut spec =
+        world.spec("ifconfig -a | grep -c Link; (echo hello | nc -l -p 4321 &) ; sleep 0.3; nc 127.0.0.1 4321");
+    spec.network = Network::None;
+    let stdout = Ran::of(spec).succeeds();
+    assert_eq!(stdout, "1\nhello\n");
+}
+
+#[test]
+fn privileges_are_those_of_docker() {
+    let status = World::new().run("cat /proc/self/status").succeeds();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    // CVE-2022-27651, CVE-2022-29162.
+    assert_eq!((field("CapInh:"), field("CapAmb:")), ("0".repeat(16), "0".repeat(16)));
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        assert_eq!(field(set), "00000000a80425fb", "{set}");
+    }
+    assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("0".into(), "2".into()));
+}
+
+#[test]
+fn new_privileges_can_be_denied_and_insecure_keeps_them_all() {
+    let world = World::new();
+    let mut spec = world.spec("grep -E 'NoNewPrivs|CapBnd' /proc/self/status");
+    spec.new_privileges = NewPrivileges::Deny;
+    assert!(Ran::of(spec).succeeds().contains("NoNewPrivs:\t1"));
+    let mut spec = world.spec("grep CapBnd /proc/self/status; mkdir /m && mount -t tmpfs none /m && echo mounted");
+    spec.confinement = Confinement::Insecure;
+    let stdout = Ran::of(spec).succeeds();
+    assert!(
+        !stdout.contains("a80425fb") && stdout.ends_with("mounted\n"),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn calls_that_make_namespaces_or_mounts_are_refused() {
+    let ran = World::new().run("unshare -U true; unshare -m true; mkdir /m; mount -t tmpfs none /m; umount /proc; :");
+    assert_eq!(
+        ran.stderr.matches("Operation not permitted").count() + ran.stderr.matches("ermission denied").count(),
+        4,
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn the_first_process_cannot_be_looked_into() {
+    let world = World::new();
+    for path in ["environ", "exe", "fd/0", "root", "cwd", "mem", "maps"] {
+        let ran = world.run(&format!("cat /proc/1/{path} || readlink /proc/1/{path}"));
+        assert_ne!(ran.exit.unwrap(), Exit::Code(0), "{path}: {}", ran.stdout);
+    }
+    let listed = world.run("ps -o pid,comm; ls /proc | grep -c '^[0-9]*$'").succeeds();
+    assert!(listed.contains("init") && !listed.contains("cargo"), "{listed}");
+}
+
+#[test]
+fn no_descriptor_is_inherited() {
+    let leak = fs::File::open("/").unwrap();
+    rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
+    let stdout = World::new().run("echo /proc/$$/fd/*").succeeds();
+    let numbers: Vec<&str> = stdout
+        .split_whitespace()
+        .map(|path| path.rsplit('/').next().unwrap())
+        .collect();
+    // The last is the shell's own, of the directory that it lists.
+    assert!(numbers[..3] == ["0", "1", "2"] && numbers.len() <= 4, "{stdout}");
+}
+
+#[test]
+fn kernel_files_are_masked_or_read_only() {
+    let world = World::new();
+    assert_eq!(
+        world
+            .run("cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null; ls /sys/firmware")
+            .succeeds(),
+        ""
+    );
+    for script in [
+        "echo x > /proc/sys/kernel/hostname",
+        "echo h > /proc/sysrq-trigger",
+        "touch /sys/x",
+        "mkdir /sys/fs/cgroup/x",
+        "rm /proc/keys",
+    ] {
+        assert_ne!(world.run(script).exit.unwrap(), Exit::Code(0), "{script}");
+    }
+    // What is on top cannot be taken away.
+    assert_ne!(world.run("umount /proc/kcore").exit.unwrap(), Exit::Code(0));
+}
+
+#[test]
+fn devices_are_few_and_work() {
+    let world = World::new();
+    let list = world.run("ls /dev").succeeds();
+    let expected = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
+    assert_eq!(list.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+    let script = "echo gone > /dev/null; head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c; echo out > /dev/stdout; \
+                  touch /dev/shm/x; stat -c %a /dev/shm /dev/ptmx /dev/null; stat -f -c %T /dev/shm";
+    let stdout = world.run(script).succeeds();
+    assert_eq!(stdout, "3\n3\nout\n1777\n777\n666\ntmpfs\n");
+    let ran = world.run("echo x > /dev/full");
+    assert_ne!(ran.exit.unwrap(), Exit::Code(0));
+}
+
+#[test]
+fn the_user_and_its_groups_are_taken() {
+    if has_single_id() {
+        return;
+    }
+    let world = World::new();
+    let mut spec = world.spec("id -u; id -g; id -G; grep -E 'CapEff|CapPrm' /proc/self/status; echo hi > /dev/stdout");
+    spec.identity = Identity {
+        uid: 1000,
+        gid: 100,
+        groups: vec![7],
+    };
+    let stdout = Ran::of(spec).succeeds();
+    // CVE-2023-25173: the primary group is among the supplementary ones.
+    assert!(stdout.starts_with("1000\n100\n100 7\n"), "{stdout}");
+    assert_eq!(stdout.matches("0000000000000000").count(), 2, "{stdout}");
+    assert!(stdout.ends_with("hi\n"));
+}
+
+#[test]
+fn with_a_single_id_owners_are_squashed_and_users_are_that_id() {
+    if !has_single_id() {
+        return;
+    }
+    let world = World::new();
+    let mut spec = world.spec("id -u; touch /f && chown 33:33 /f && stat -c %u /f");
+    spec.identity = Identity {
+        uid: 1000,
+        gid: 1000,
+        groups: vec![],
+    };
+    assert_eq!(Ran::of(spec).succeeds(), "0\n0\n");
+}
+
+#[test]
+fn an_id_that_the_namespace_lacks_is_an_error() {
+    if has_single_id() || std::env::var_os(ORDINARY_USER).is_none() {
+        return;
+    }
+    let world = World::new();
+    let mut spec = world.spec("id");
+    spec.identity.uid = 4_000_000_000;
+    assert!(matches!(
+        Ran::of(spec).fails_to_start(),
+        SetupFailure::Identity { uid: 4_000_000_000, .. }
+    ));
+}
+
+#[test]
+fn modes_and_limits_do_not_come_from_the_caller() {
+    let stdout = World::new().run("umask; ulimit -Sn; ulimit -Hn").succeeds();
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(lines[..2], ["0022", "1024"]);
+    assert!(lines[2].parse::<u64>().unwrap() <= 524_288, "{stdout}");
+}
+
+#[test]
+fn what_was_left_running_dies_at_once() {
+    let began = Instant::now();
+    let ran = World::new().run(
+        "(busybox sleep 1000 &); busybox setsid busybox sh -c 'trap \"\" TERM HUP; busybox sleep 1000' & echo end",
+    );
+    assert_eq!(ran.succeeds(), "end\n");
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn orphans_are_reaped() {
+    let script = "for i in 1 2 3 4 5; do (busybox sleep 0.1 &); done; sleep 0.5; ps -o stat | grep -c Z; :";
+    assert_eq!(World::new().run(script).succeeds(), "0\n");
+}
+
+#[test]
+fn a_gigabyte_of_output_streams() {
+    let world = World::new();
+    let spec = world.spec("head -c 1073741824 /dev/zero");
+    let (bytes, pieces) = (RefCell::new(0u64), RefCell::new(0u64));
+    let count = |_: Stream, line: &[u8]| {
+        *bytes.borrow_mut() += line.len() as u64;
+        *pieces.borrow_mut() += 1;
+    };
+    assert_eq!(
+        sandbox::run(spec, &count, &Cancel::new().unwrap()).unwrap(),
+        Exit::Code(0)
+    );
+    assert_eq!(bytes.into_inner(), 1 << 30);
+    assert!(pieces.into_inner() >= (1 << 30) / 65536);
+}
+
+#[test]
+fn cancelling_ends_everything_promptly() {
+    let cancel = Cancel::new().unwrap();
+    let world = World::new();
+    let spec = world.spec("trap '' TERM INT; echo begun; (busybox sleep 1000 &) ; while :; do busybox sleep 100; done");
+    let began = Instant::now();
+    let stop = |_: Stream, _: &[u8]| cancel.cancel();
+    assert!(matches!(
+        sandbox::run(spec, &stop, &cancel),
+        Err(SandboxError::Cancelled)
+    ));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let unused = world.spec("true");
+    assert!(matches!(
+        sandbox::run(unused, &stop, &cancel),
+        Err(SandboxError::Cancelled)
+    ));
+}
+
+#[test]
+fn the_death_of_the_caller_ends_everything() {
+    let world = World::new();
+    let mut victim = Command::new("/proc/self/exe")
+        .env(VICTIM, &world.root)
+        .env_remove(ORDINARY_USER)
+        .stdout(ProcessStdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(victim.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "begun\n");
+    let root = fs::metadata(&world.root).unwrap();
+    // Processes inside are those whose root directory is the world's.
+    let inside = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let roots = processes.filter_map(|process| fs::metadata(process.path().join("root")).ok());
+        roots
+            .filter(|other| (other.dev(), other.ino()) == (root.dev(), root.ino()))
+            .count()
+    };
+    assert!(inside() >= 2);
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    let began = Instant::now();
+    while inside() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(5), "a process survived");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(world.root.to_str().unwrap()), "a mount survived");
+}
+
+#[test]
+fn programs_that_cannot_be_run_say_why() {
+    let world = World::new();
+    let start = |program: &str| {
+        let mut spec = world.spec("");
+        spec.args = vec![Bytes(program.into())];
+        spec.env = vec![Bytes(b"PATH=/usr/bin:/bin".to_vec())];
+        Ran::of(spec).fails_to_start()
+    };
+    fs::write(world.root.join("bin/plain"), "text").unwrap();
+    fs::write(world.root.join("bin/odd"), "text").unwrap();
+    fs::write(world.root.join("bin/lost"), "#!/no/such/thing\n").unwrap();
+    for name in ["odd", "lost"] {
+        fs::set_permissions(world.root.join("bin").join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    assert!(
+        matches!(start("nothing"), SetupFailure::NotFound { program, searched } if program == "nothing" && searched == "/usr/bin:/bin")
+    );
+    assert!(matches!(start("/bin/nothing"), SetupFailure::NotFound { searched, .. } if searched.is_empty()));
+    assert!(matches!(start(""), SetupFailure::NotFound { .. }));
+    for name in ["plain", "/bin/plain", "/bin", "odd"] {
+        assert!(matches!(start(name), SetupFailure::NotExecutable { .. }), "{name}");
+    }
+    let lost = start("lost");
+    assert!(
+        matches!(&lost, SetupFailure::NotExecutable { reason, .. } if reason.contains("interpreter")),
+        "{lost}"
+    );
+}
+
+#[test]
+fn a_working_directory_is_made_but_never_lies_outside() {
+    let world = World::new();
+    let at = |path: &str| {
+        let mut spec = world.spec("pwd");
+        spec.working_dir = path.into();
+        Ran::of(spec)
+    };
+    assert_eq!(at("/new/deep").succeeds(), "/new/deep\n");
+    assert!(world.root.join("new/deep").is_dir());
+    assert_eq!(at("/../../new").succeeds(), "/new\n");
+    // CVE-2024-21626.
+    for number in 0..64 {
+        let failure = at(&format!("/proc/self/fd/{number}")).fails_to_start();
+        assert!(matches!(failure, SetupFailure::WorkingDirectory { .. }), "{failure}");
+    }
+    std::os::unix::fs::symlink("/proc/1/cwd", world.root.join("link")).unwrap();
+    assert!(matches!(
+        at("/link").fails_to_start(),
+        SetupFailure::WorkingDirectory { .. }
+    ));
+    assert!(matches!(
+        at("/bin/busybox").fails_to_start(),
+        SetupFailure::WorkingDirectory { .. }
+    ));
+}
+
+#[test]
+fn mounts_are_there_for_the_process_and_leave_no_trace() {
+    let world = World::new();
+    // So that the root's own time does not depend on the moment of its making.
+    let before = world.listing();
+    let tree = tempfile::tempdir().unwrap();
+    fs::write(tree.path().join("file"), "bound\n").unwrap();
+    let script = "cat /run/secrets/key /etc/hosts /mnt/data/file; stat -c '%a %s' /run/secrets/key; stat -f -c %T /scratch; \
+                  echo x > /run/secrets/key; echo x > /mnt/data/file; echo x > /scratch/f && echo written; ls /dev | grep -c file";
+    let mut spec = world.spec(&format!("({script}) 2>/dev/null; :"));
+    spec.file("/run/secrets/key", MemoryFile::read_only(*b"hunter2\n", 0o400));
+    spec.file("/etc/hosts", MemoryFile::read_only(*b"127.0.0.1 localhost\n", 0o644));
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    spec.bind(
+        "/mnt/data",
+        open_tree(CWD, tree.path(), flags).unwrap(),
+        Access::ReadOnly,
+    );
+    spec.tmpfs("/scratch", Some(1 << 20));
+    let stdout = Ran::of(spec).succeeds();
+    assert_eq!(
+        stdout,
+        "hunter2\n127.0.0.1 localhost\nbound\n400 8\ntmpfs\nwritten\n0\n"
+    );
+    assert_eq!(world.listing(), before);
+    assert_eq!(fs::read_to_string(tree.path().join("file")).unwrap(), "bound\n");
+}
+
+#[test]
+fn a_writable_bind_is_written_through_and_files_with_a_shebang_can_be_run() {
+    let world = World::new();
+    let tree = tempfile::tempdir().unwrap();
+    let mut spec = world.spec("echo new > /data/new; /script");
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    spec.bind("/data", open_tree(CWD, tree.path(), flags).unwrap(), Access::ReadWrite);
+    spec.file("/script", MemoryFile::read_only(*b"#!/bin/sh\necho ran\n", 0o755));
+    assert_eq!(Ran::of(spec).succeeds(), "ran\n");
+    assert_eq!(fs::read_to_string(tree.path().join("new")).unwrap(), "new\n");
+}
+
+#[test]
+fn cve_2024_23652_what_replaced_a_mount_point_is_not_followed() {
+    let world = World::new();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("y"), "sentinel").unwrap();
+    let mut spec = world.spec(&format!("mv /x /moved && ln -s {} /x", outside.path().display()));
+    spec.file("/x/y", MemoryFile::read_only(*b"content", 0o644));
+    Ran::of(spec).succeeds();
+    assert_eq!(fs::read_to_string(outside.path().join("y")).unwrap(), "sentinel");
+    assert!(!world.root.join("moved/y").exists());
+}
+
+#[test]
+fn cve_2021_30465_mount_targets_stay_inside_whatever_links_say() {
+    let world = World::new();
+    let outside = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(outside.path(), world.root.join("out")).unwrap();
+    std::os::unix::fs::symlink("../../../../../../etc/shadow", world.root.join("up")).unwrap();
+    let mut spec = world.spec("cat /out/a /up");
+    spec.file("/out/a", MemoryFile::read_only(*b"a\n", 0o644));
+    spec.file("/up", MemoryFile::read_only(*b"b\n", 0o644));
+    assert_eq!(Ran::of(spec).succeeds(), "a\nb\n");
+    assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
+    let mut spec = world.spec("true");
+    spec.tmpfs("/proc/self/attr", None);
+    assert!(matches!(Ran::of(spec).fails_to_start(), SetupFailure::Mount { .. }));
+}
+
+#[test]
+fn a_terminal_is_a_real_one() {
+    let world = World::new();
+    let spec = world.spec("tty; stty size; stat -c %t:%T /dev/console; exit 3");
+    let mut running = sandbox::start(spec, Stdio::Terminal(TerminalSize { rows: 33, columns: 99 })).unwrap();
+    let sandbox::Heard::Terminal(terminal) = running.hear().unwrap() else {
+        panic!("no terminal");
+    };
+    let mut text = String::new();
+    let mut buffer = [0; 1024];
+    // The end of a terminal's last process is told as EIO.
+    while let Ok(length @ 1..) = rustix::io::read(&terminal, &mut buffer) {
+        text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    assert_eq!(text, "/dev/pts/0\r\n33 99\r\n88:0\r\n");
+    assert_eq!(running.finish().unwrap(), Exit::Code(3));
+}
+
+#[test]
+fn signals_reach_the_process() {
+    let world = World::new();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let null = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
+    let stdio = Stdio::Descriptors {
+        stdin: null(),
+        stdout: writer,
+        stderr: null(),
+    };
+    let running = sandbox::start(
+        world.spec("trap 'exit 7' TERM; echo ready; while :; do busybox sleep 0.05; done"),
+        stdio,
+    )
+    .unwrap();
+    let mut line = String::new();
+    BufReader::new(fs::File::from(reader)).read_line(&mut line).unwrap();
+    running.signal(15).unwrap();
+    assert_eq!(running.finish().unwrap(), Exit::Code(7));
+}
+
+#[test]
+fn it_works_under_many_allocating_threads() {
+    let end = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::black_box(vec![0u8; 4096]);
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+        }
+        let runs: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| World::new().exit_codes_of_ten()))
+            .collect();
+        let codes: Vec<_> = runs.into_iter().map(|run| run.join()).collect();
+        end.store(true, std::sync::atomic::Ordering::Relaxed);
+        let fine = codes
+            .into_iter()
+            .flat_map(|codes| codes.unwrap())
+            .all(|exit| exit == Exit::Code(0));
+        assert!(fine);
+    });
+}
+
+/// A user of the machine, for one test.
+struct OrdinaryUser(String);
+
+impl OrdinaryUser {
+    fn add(name: &str) -> Self {
+        let name = format!("{name}{}", std::process::id());
+        assert!(
+            Command::new("useradd")
+                .args(["--no-create-home", &name])
+                .status()
+                .unwrap()
+                .success()
+        );
+        Self(name)
+    }
+
+    /// Runs all other tests of this program as that user.
+    fn runs_the_tests(&self, expected: &str) {
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let program = place.path().join("tests");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let output = Command::new("setpriv")
+            .args(["--reuid", &self.0, "--regid", &self.0, "--init-groups"])
+            .arg(&program)
+            .args(["--skip", "ordinary_user"])
+            .env(ORDINARY_USER, expected)
+            .current_dir("/")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success(),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(text.contains("0 failed"), "{text}");
+    }
+}
+
+impl Drop for OrdinaryUser {
+    fn drop(&mut self) {
+        let _ = Command::new("userdel").arg(&self.0).status();
+    }
+}
+
+fn can_add_users() -> bool {
+    std::env::var_os(ORDINARY_USER).is_none() && rustix::process::getuid().is_root()
+}
+
+#[test]
+fn an_ordinary_user_with_a_range_of_ids_has_the_same() {
+    if can_add_users() {
+        let user = OrdinaryUser::add("ranged");
+        let own = |file: &str| fs::read_to_string(file).unwrap().contains(&user.0);
+        if !own("/etc/subuid") {
+            let add = [
+                "--add-subuids",
+                "700000-765535",
+                "--add-subgids",
+                "700000-765535",
+                &user.0,
+            ];
+            assert!(Command::new("usermod").args(add).status().unwrap().success());
+        }
+        user.runs_the_tests("range");
+    }
+}
+
+#[test]
+fn an_ordinary_user_with_one_id_has_the_same() {
+    if can_add_users() {
+        let user = OrdinaryUser::add("single");
+        if fs::read_to_string("/etc/subuid").is_ok_and(|text| text.contains(&user.0)) {
+            let ranges = fs::read_to_string("/etc/subuid").unwrap();
+            let range = ranges
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{}:", user.0)))
+                .unwrap();
+            let (first, length) = range.split_once(':').unwrap();
+            let last = first.parse::<u64>().unwrap() + length.parse::<u64>().unwrap() - 1;
+            let range = format!("{first}-{last}");
+            let delete = ["--del-subuids", &range, "--del-subgids", &range, &user.0];
+            assert!(Command::new("usermod").args(delete).status().unwrap().success());
+        }
+        user.runs_the_tests("single");
+    }
+}
