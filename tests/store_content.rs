@@ -1,4 +1,5 @@
 //! What goes into a store comes out of it, or gives a clear error.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::Write;
@@ -351,6 +352,29 @@ fn after_a_power_loss_only_what_was_synced_counts() {
     let kept = snapshot_on(&store, None);
     drop(store);
     assert!(Store::open(root.path()).unwrap().snapshot(kept).unwrap().is_some());
+}
+
+#[test]
+fn saying_the_same_again_writes_nothing() {
+    let (root, store) = store();
+    let say = || {
+        let image = image(&store, vec![]);
+        store.tag(&"app".parse().unwrap(), image.id).unwrap();
+        let layer = DiffId(image.id);
+        store
+            .record_layer_blob(layer, &Descriptor::new("layer", image.id, 1))
+            .unwrap();
+        store
+            .record_origin(image.id, &"localhost:5000/a".parse().unwrap())
+            .unwrap();
+    };
+    say();
+    store.sync().unwrap();
+    let log = root.path().join("index.sqlite-wal");
+    assert_eq!(fs::metadata(&log).unwrap().len(), 0, "the log is emptied by a sync");
+    say();
+    store.sync().unwrap();
+    assert_eq!(fs::metadata(&log).unwrap().len(), 0, "something was written");
 }
 
 #[test]

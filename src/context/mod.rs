@@ -1,1 +1,25 @@
-//! (in the making)
+//! The build context: which files an operation selects from it, and what their content is known by.
+//!
+//! Owns the walk, `.dockerignore`, the stat cache and the digests of selections. Reads only; what is done with the files
+//! is the executor's matter, and what the digests mean is the cache's.
+
+mod content;
+mod glob;
+mod ignore;
+mod local;
+mod metadata;
+mod near;
+mod pattern;
+mod resolve;
+mod selection;
+mod stat_cache;
+mod walk;
+pub mod xattr;
+
+pub use glob::{Glob, has_wildcard};
+pub use ignore::{DirectoryMatches, IgnoreError, IgnoreRules, Rule};
+pub use local::{ContextError, DigestedSelection, LocalContext};
+pub use metadata::{Entry, FileKind, Metadata, Role, Timestamp, Xattr, join, open_beneath, open_directory_beneath};
+pub use pattern::PatternError;
+pub use selection::{Layout, Ownership, Request, SelectedSource, Selection, SelectionError};
+pub use stat_cache::{FileDigest, StatCache, StatCacheError};

@@ -487,7 +487,7 @@ impl<'t> Lexer<'t> {
             ('#' | '%', false) => self.trimmed(variable, modifier),
             ('/', false) => self.replaced(variable),
             _ => {
-                let modifier = self.text[modifier_at..self.at].to_owned();
+                let modifier = self.text[modifier_at..self.at].escape_debug().to_string();
                 Err(self.problem(ExpandProblem::UnsupportedModifier(modifier), start))
             }
         }

@@ -17,6 +17,7 @@ mod lint;
 mod mount;
 mod parse;
 mod pattern;
+mod print;
 mod source;
 mod split;
 mod suggest;

@@ -116,6 +116,9 @@ pub enum MountError {
     /// The quotes of the fields do not match.
     #[error("`{0}` is no list of comma-separated fields: a quote is misplaced")]
     Fields(String),
+    /// Nothing between two commas, or nothing at all.
+    #[error("a field of --mount is empty")]
+    EmptyField,
     /// A key that needs a value has none.
     #[error("`{0}` in --mount has no value")]
     WithoutValue(String),
@@ -193,6 +196,7 @@ impl MountError {
             MountError::UnknownKey(key) => Some(did_you_mean(key, &KEYS)),
             MountError::UnknownType(kind) => Some(did_you_mean(kind, &TYPES)),
             MountError::UnknownSharing(sharing) => Some(did_you_mean(sharing, &SHARING)),
+            MountError::EmptyField => Some("write `--mount=type=…,target=…`".to_owned()),
             MountError::WithoutValue(key) => Some(format!("write `{key}=…`")),
             MountError::VariableInFrom(_) => {
                 Some("name the image in a stage of its own, `FROM … AS name`, and use that name".to_owned())
@@ -280,6 +284,9 @@ fn csv_fields(text: &str) -> Result<Vec<String>, MountError> {
                 (field.to_owned(), after)
             }
         };
+        if field.is_empty() {
+            return Err(MountError::EmptyField);
+        }
         fields.push(field);
         match after.strip_prefix(',') {
             Some(next) => rest = next,
@@ -650,6 +657,9 @@ mod tests {
             assert!(matches!(parse(value), Err(MountError::InvalidValue { .. })), "{value}");
         }
         assert_eq!(parse("target"), Err(MountError::WithoutValue("target".into())));
+        for value in ["", "target=/x,", ",target=/x", "\"\""] {
+            assert_eq!(parse(value), Err(MountError::EmptyField), "{value}");
+        }
         for value in ["a\"b", "\"a", "\"a\"b"] {
             assert_eq!(parse(value), Err(MountError::Fields(value.into())));
         }

@@ -35,9 +35,15 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
         let error = Diagnostic::error(Span::default(), "the Dockerfile is empty");
         return Err(vec![error.with_hint("begin it with `FROM <image>`")]);
     }
+    if source.starts_with(&[0xff, 0xfe]) || source.starts_with(&[0xfe, 0xff]) {
+        let error = Diagnostic::error(Span { start: 0, end: 2 }, "the Dockerfile is in UTF-16");
+        return Err(vec![error.with_hint("save the file as UTF-8")]);
+    }
     let text = displayable(source);
     let mut parser = Parser::new(&text, '\\');
-    parser.invalid = invalid_bytes(source, &text);
+    if let Cow::Owned(_) = text {
+        parser.invalid = invalid_bytes(source);
+    }
     parser.run();
     parser.finish()
 }
@@ -47,7 +53,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
 /// The escape character is `\`, whatever the file's `# escape=` said.
 pub fn parse_onbuild(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     let mut parser = Parser::new(text, '\\');
-    parser.stages.push(StageSlot::Failed);
+    parser.stages.push(None);
     parser.run();
     if !parser.errors.is_empty() {
         return Err(parser.errors);
@@ -73,10 +79,7 @@ pub fn parse_onbuild(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
 }
 
 /// Where the source is not UTF-8: the first byte of each such place.
-fn invalid_bytes(source: &[u8], text: &Cow<'_, str>) -> Vec<usize> {
-    if matches!(text, Cow::Borrowed(_)) {
-        return Vec::new();
-    }
+fn invalid_bytes(source: &[u8]) -> Vec<usize> {
     let mut at = 0;
     let mut invalid = Vec::new();
     for chunk in source.utf8_chunks() {
@@ -89,14 +92,6 @@ fn invalid_bytes(source: &[u8], text: &Cow<'_, str>) -> Vec<usize> {
     invalid
 }
 
-/// A stage that was begun.
-enum StageSlot {
-    /// It was read.
-    Read(Stage),
-    /// Its FROM has an error; what follows is still read, for its errors.
-    Failed,
-}
-
 struct Parser<'a> {
     source: &'a str,
     lines: Lines<'a>,
@@ -104,7 +99,8 @@ struct Parser<'a> {
     comments: Vec<&'a str>,
     invalid: Vec<usize>,
     global_args: Vec<Instruction>,
-    stages: Vec<StageSlot>,
+    /// None for a stage whose FROM has an error; what follows it is still read, for its errors.
+    stages: Vec<Option<Stage>>,
     /// Instructions behind a FROM that failed, or behind none in a trigger.
     fired: Vec<Instruction>,
     instructions: usize,
@@ -165,11 +161,7 @@ impl<'a> Parser<'a> {
             self.errors.sort_by_key(|error| error.span.start);
             return Err(self.errors);
         }
-        let read = |slot| match slot {
-            StageSlot::Read(stage) => Some(stage),
-            StageSlot::Failed => None,
-        };
-        let stages: Vec<Stage> = self.stages.into_iter().filter_map(read).collect();
+        let stages: Vec<Stage> = self.stages.into_iter().flatten().collect();
         let mut warnings = self.warnings;
         lint::check_file(&stages, self.casing, &mut warnings);
         warnings.sort_by_key(|warning| warning.span.start);
@@ -313,13 +305,13 @@ impl<'a> Parser<'a> {
         }
         let kind = match statement {
             Ok(Statements::Stage(stage)) => {
-                self.stages.push(StageSlot::Read(stage));
+                self.stages.push(Some(stage));
                 return Ok(());
             }
             Ok(Statements::Instruction(kind)) => kind,
             Err(error) => {
                 if keyword == Keyword::From {
-                    self.stages.push(StageSlot::Failed);
+                    self.stages.push(None);
                 }
                 return Err(error);
             }
@@ -334,11 +326,11 @@ impl<'a> Parser<'a> {
             kind,
         };
         match (self.stages.last_mut(), &instruction.kind) {
-            (Some(StageSlot::Read(stage)), _) => stage.instructions.push(instruction),
-            (Some(StageSlot::Failed), _) => self.fired.push(instruction),
+            (Some(Some(stage)), _) => stage.instructions.push(instruction),
+            (Some(None), _) => self.fired.push(instruction),
             (None, InstructionKind::Arg(_)) => self.global_args.push(instruction),
             (None, _) => {
-                self.stages.push(StageSlot::Failed);
+                self.stages.push(None);
                 let message = format!("{} stands before the first FROM", keyword.name());
                 let error = Diagnostic::error(input.keyword_span(), message);
                 return Err(error.with_hint("begin with `FROM <image>`; only ARG may stand before it"));

@@ -140,16 +140,12 @@ pub(super) fn pause_after(attempts: &mut Attempts, error: &RegistryError) -> Opt
 }
 
 /// Whether TLS itself failed: another try would meet the same certificate.
-fn is_about_trust(error: &reqwest::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        source = cause.source();
-    }
-    false
+fn is_about_trust(error: &(dyn std::error::Error + 'static)) -> bool {
+    // An I/O error's source is that of the error it wraps, and passes over that error itself.
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>()
+        || wrapped.is_some_and(|wrapped| is_about_trust(wrapped))
+        || error.source().is_some_and(is_about_trust)
 }
 
 /// The value of `name`, where it is text.

@@ -58,6 +58,10 @@ impl Store {
                 return Err(StoreError::NoBlob(*digest));
             }
         }
+        // A build that changes nothing writes nothing, and has nothing to sync.
+        if self.image(&image.id)?.as_ref() == Some(image) {
+            return Ok(());
+        }
         let json = image.manifest.as_ref().map(serde_json::to_string).transpose();
         let json = json.map_err(|_| StoreError::MalformedRow { what: "descriptor" })?;
         let digest = image.manifest.as_ref().map(|manifest| *manifest.digest.as_bytes());
@@ -86,6 +90,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoImage`]; errors of the index.
     pub fn tag(&self, name: &Reference, id: Digest) -> Result<()> {
+        if self.names_of(&id)?.contains(name) {
+            return Ok(());
+        }
         let tagged = self.index().write(|transaction| {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO names (name, image) SELECT ?1, id FROM images WHERE id = ?2")?

@@ -15,6 +15,9 @@ impl Store {
     /// # Errors
     /// Those of the index.
     pub fn record_layer_blob(&self, layer: DiffId, descriptor: &Descriptor) -> Result<()> {
+        if self.layer_blobs(layer)?.contains(descriptor) {
+            return Ok(());
+        }
         let json = serde_json::to_string(descriptor).map_err(|_| StoreError::MalformedRow { what: "descriptor" })?;
         self.index().write(|transaction| {
             transaction
@@ -45,6 +48,9 @@ impl Store {
     /// # Errors
     /// Those of the index.
     pub fn record_origin(&self, blob: Digest, reference: &Reference) -> Result<()> {
+        if self.origins(blob)?.iter().any(|known| known.name() == reference.name()) {
+            return Ok(());
+        }
         self.index().write(|transaction| {
             transaction
                 .prepare_cached("INSERT OR IGNORE INTO origins (blob, repository) VALUES (?1, ?2)")?
@@ -127,6 +133,9 @@ impl Store {
     /// # Errors
     /// Those of the index; a snapshot that is not there is one.
     pub fn record_chain(&self, chain: ChainId, snapshot: SnapshotId) -> Result<()> {
+        if self.index().read(|connection| chain_row(connection, chain))? == Some(snapshot) {
+            return Ok(());
+        }
         self.index().write(|transaction| {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO chains (chain, snapshot) VALUES (?1, ?2)")?

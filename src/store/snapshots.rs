@@ -144,9 +144,14 @@ impl Store {
     /// # Errors
     /// Those of the index.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
-        let Some(parent) = self.index().read(|connection| row(connection, id))? else {
-            return Ok(None);
-        };
+        match self.index().read(|connection| row(connection, id))? {
+            Some(parent) => self.with_directory(id, parent),
+            None => Ok(None),
+        }
+    }
+
+    /// The record, unless its directory is gone: then it is dropped.
+    fn with_directory(&self, id: SnapshotId, parent: Option<SnapshotId>) -> Result<Option<SnapshotRecord>> {
         let fs = self.layout().snapshot(id).join("fs");
         match std::fs::symlink_metadata(&fs) {
             Ok(metadata) if metadata.is_dir() => Ok(Some(SnapshotRecord { id, parent, fs })),
@@ -160,16 +165,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSnapshot`] when one of them is gone.
     pub fn ancestry(&self, id: SnapshotId) -> Result<Vec<SnapshotRecord>> {
-        let mut records = Vec::new();
-        let mut next = Some(id);
-        // A parent is recorded before its children: there is no cycle.
-        while let Some(id) = next {
-            let record = self.snapshot(id)?.ok_or(StoreError::NoSnapshot(id))?;
-            next = record.parent;
-            records.push(record);
+        let rows = self.index().read(|connection| with_ancestors(connection, id))?;
+        if rows.is_empty() {
+            return Err(StoreError::NoSnapshot(id));
         }
-        records.reverse();
-        Ok(records)
+        rows.into_iter()
+            .map(|(id, parent)| self.with_directory(id, parent)?.ok_or(StoreError::NoSnapshot(id)))
+            .collect()
     }
 
     /// Forgets a snapshot, those built on it, and whatever refers to any of these; removes their directories.
@@ -219,6 +221,24 @@ impl Store {
             result => result.during("rename", &directory),
         }
     }
+}
+
+/// `id` and all snapshots below it with their parents, lowest first. A parent is recorded before its children: there is
+/// no cycle.
+fn with_ancestors(connection: &Connection, id: SnapshotId) -> rusqlite::Result<Vec<(SnapshotId, Option<SnapshotId>)>> {
+    connection
+        .prepare_cached(
+            "WITH RECURSIVE line (id, parent, depth) AS (
+                 SELECT id, parent, 0 FROM snapshots WHERE id = ?1
+                 UNION ALL SELECT snapshots.id, snapshots.parent, depth + 1
+                     FROM snapshots JOIN line ON snapshots.id = line.parent
+             ) SELECT id, parent FROM line ORDER BY depth DESC",
+        )?
+        .query_map([id.to_sql()], |row| {
+            let parent: Option<i64> = row.get(1)?;
+            Ok((SnapshotId::from_sql(row.get(0)?), parent.map(SnapshotId::from_sql)))
+        })?
+        .collect()
 }
 
 /// `id` and all snapshots built on it, those that depend on others first.

@@ -29,10 +29,11 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(self.root(), flags, Mode::empty()).during("open", self.root())?;
         rustix::fs::syncfs(&root).during("sync", self.root())?;
-        self.index().write_durably(|transaction| {
+        self.index().write(|transaction| {
             transaction.execute("DELETE FROM volatile WHERE seq <= ?1", [newest])?;
             Ok(())
-        })
+        })?;
+        self.index().checkpoint()
     }
 
     /// Forgets what a power loss may have torn, when the system was started anew since the store was used last.

@@ -13,7 +13,7 @@ use super::check::CheckOptions;
 use super::diagnostic::{Diagnostic, Rule};
 use super::flag::{Flags, KnownFlags};
 use super::json::{JsonForm, json_form};
-use super::source::{Fragment, LogicalLine};
+use super::source::{Fragment, LogicalLine, without_continuation};
 use super::split::{Statement, split_blanks, split_statement};
 use super::suggest::nearest;
 
@@ -193,7 +193,7 @@ impl<'l> Input<'l> {
 
     /// The line as it is shown.
     pub fn text(&self) -> String {
-        self.line.text.trim_start().trim_end_matches([' ', '\t']).to_owned()
+        self.line.text.trim().to_owned()
     }
 
     fn arguments(&self) -> Fragment<'l> {
@@ -361,11 +361,12 @@ impl<'l> Input<'l> {
             _ => {}
         }
         let whole = &self.line.text[self.statement.keyword.range().end..];
-        Ok(InstructionKind::Onbuild(format!(
-            "{}{}",
-            whole.trim_start(),
-            self.verbatim_heredocs
-        )))
+        let mut line = whole.trim_start().trim_end_matches('\r');
+        // At the end of the file an escape character is left that would continue the trigger, with nothing to follow.
+        while let Some(before) = without_continuation(line, self.escape) {
+            line = before.trim_end_matches('\r');
+        }
+        Ok(InstructionKind::Onbuild(format!("{line}{}", self.verbatim_heredocs)))
     }
 }
 

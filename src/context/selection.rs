@@ -1,0 +1,549 @@
+//! What COPY and ADD select from a root, and the digest of it.
+//!
+//! Owns the source rules (reference of the Dockerfile language, "COPY"): normalisation within the root, links in a source
+//! followed within the root only, wildcards, `--exclude`, `--parents`. Knows nothing of destinations. The root is any
+//! directory: a build context, a stage, an image.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rayon::prelude::*;
+use rustix::io::Errno;
+
+use super::content::{ContentError, digest_file};
+use super::glob::{Glob, has_wildcard, unescape};
+use super::ignore::IgnoreRules;
+use super::metadata::{Entry, FileKind, Metadata, Role, join, open_directory_beneath};
+use super::near::near;
+use super::pattern::PatternError;
+use super::resolve::{ResolveError, Resolved, clean, resolve};
+use super::stat_cache::{FileDigest, StatCache};
+use super::walk::{Filter, WalkError, walk};
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Paths and patterns, as they stand in the Dockerfile.
+    pub sources: &'a [String],
+    /// What is not there: the context's ignore file.
+    pub ignore: &'a IgnoreRules,
+    /// Patterns of `--exclude`.
+    pub exclude: &'a [String],
+    /// Whether the sources' parent directories are kept (`--parents`).
+    pub layout: Layout,
+    /// Whose the files count as.
+    pub ownership: Ownership,
+}
+
+/// Where a source's files lie below the destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layout {
+    /// As below the source.
+    Flat,
+    /// As below the root, or below `/./` in the source (`--parents`).
+    Parents,
+}
+
+/// Whose selected files count as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ownership {
+    /// Root's: a context's owners say who checked it out, nothing more.
+    Root,
+    /// Their own: a stage's or an image's.
+    Kept,
+}
+
+/// What the sources select, in their order.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// One for each file or directory that a source names.
+    pub sources: Vec<SelectedSource>,
+    ownership: Ownership,
+}
+
+/// A file or a directory that a source names.
+#[derive(Clone, Debug)]
+pub struct SelectedSource {
+    /// How it was written; a wildcard's match is the path that it matched.
+    pub written: String,
+    /// The last component of the path, before links were followed: what a file is called in a directory. Empty for the
+    /// root itself.
+    pub name: Vec<u8>,
+    /// Where it lies below the root, without links. Empty for the root itself.
+    pub path: Vec<u8>,
+    /// Its status.
+    pub metadata: Metadata,
+    /// What a directory holds: each directory before what is in it, names by their bytes; paths below `path`.
+    pub entries: Vec<Entry>,
+    /// Entries that are further names of an earlier one: index of the name, index of the first.
+    pub hard_links: HashMap<usize, usize>,
+}
+
+/// A selection that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectionError {
+    /// Nothing lies there.
+    #[error("`{written}`: not found{}", suggestion(near))]
+    NotFound {
+        /// The source.
+        written: String,
+        /// Names in the same directory that may have been meant.
+        near: Vec<String>,
+    },
+    /// The ignore file leaves it out.
+    #[error("`{written}`: left out by `{rule}` (line {line} of the ignore file)")]
+    Ignored {
+        /// The source.
+        written: String,
+        /// The line, from 1.
+        line: usize,
+        /// What stands there.
+        rule: String,
+    },
+    /// A wildcard or an `--exclude` is malformed.
+    #[error("`{pattern}`: {source}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong.
+        #[source]
+        source: PatternError,
+    },
+    /// The tree changed while it was read. Trying again helps.
+    #[error("`{path}` changed while it was read")]
+    Changed {
+        /// Below the root.
+        path: String,
+    },
+    /// More entries than any build has.
+    #[error("`{written}` holds more files than can be copied; leave some out with an ignore file")]
+    TooMany {
+        /// The source.
+        written: String,
+    },
+    /// The kernel refused.
+    #[error("cannot read `{path}`: {source}")]
+    Io {
+        /// Below the root.
+        path: String,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn suggestion(near: &[String]) -> String {
+    match near {
+        [] => String::new(),
+        names => format!("; did you mean `{}`?", names.join("`, `")),
+    }
+}
+
+fn shown(path: &[u8]) -> String {
+    if path.is_empty() {
+        ".".to_owned()
+    } else {
+        String::from_utf8_lossy(path).into_owned()
+    }
+}
+
+/// Whether a source that names nothing is an error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Required {
+    Yes,
+    No,
+}
+
+/// The state of one resolution.
+struct Resolver<'a> {
+    root: BorrowedFd<'a>,
+    ignore: &'a IgnoreRules,
+    exclude: IgnoreRules,
+}
+
+impl Selection {
+    /// Finds what the sources select. Only that is walked; no content is read.
+    ///
+    /// # Errors
+    /// A source without a wildcard that names nothing, or nothing that the ignore file leaves; a malformed pattern; what
+    /// the kernel refuses. A wildcard that matches nothing selects nothing.
+    pub fn resolve(root: BorrowedFd<'_>, request: &Request<'_>) -> Result<Self, SelectionError> {
+        let exclude = IgnoreRules::from_patterns(request.exclude)
+            .map_err(|(pattern, source)| SelectionError::Pattern { pattern, source })?;
+        let resolver = Resolver {
+            root,
+            ignore: request.ignore,
+            exclude,
+        };
+        let mut sources = Vec::new();
+        for source in request.sources {
+            match request.layout {
+                Layout::Flat => resolver.flat(source, &mut sources)?,
+                Layout::Parents => resolver.with_parents(source, &mut sources)?,
+            }
+        }
+        Ok(Self {
+            sources,
+            ownership: request.ownership,
+        })
+    }
+
+    /// The digest of names, kinds, modes, owners, links, attributes and contents; times are no part of it.
+    ///
+    /// Each file's status in `self` becomes the one it had while its content was read, so that a copy can tell whether it
+    /// copies what was hashed.
+    ///
+    /// # Errors
+    /// [`SelectionError::Changed`] where a file keeps changing; what the kernel refuses.
+    pub fn digest(&mut self, root: BorrowedFd<'_>, cache: Option<&StatCache>) -> Result<[u8; 32], SelectionError> {
+        let mut hash = blake3::Hasher::new_derive_key("builder 1 selection of files");
+        for source in &mut self.sources {
+            source.digest(root, cache, self.ownership, &mut hash)?;
+        }
+        Ok(hash.finalize().into())
+    }
+
+    /// Whether nothing is selected.
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    /// Whose the files count as.
+    pub fn ownership(&self) -> Ownership {
+        self.ownership
+    }
+}
+
+impl Resolver<'_> {
+    fn flat(&self, source: &str, sources: &mut Vec<SelectedSource>) -> Result<(), SelectionError> {
+        let cleaned = clean(source);
+        if !has_wildcard(&cleaned) {
+            let path = unescape(&cleaned);
+            sources.extend(self.select(source, path.as_bytes(), None, Required::Yes)?);
+            return Ok(());
+        }
+        for path in self.expand(source, &cleaned)? {
+            sources.extend(self.select(&shown(&path), &path, None, Required::No)?);
+        }
+        Ok(())
+    }
+
+    /// `--parents`: what lies before `/./` (or else the root) is copied, as far as what lies after it matches.
+    fn with_parents(&self, source: &str, sources: &mut Vec<SelectedSource>) -> Result<(), SelectionError> {
+        let (pivot, pattern) = source.split_once("/./").unwrap_or(("", source));
+        let (pivot, pattern) = (clean(pivot), clean(pattern));
+        let literal = !has_wildcard(&pivot) && !has_wildcard(&pattern);
+        let pattern = if pattern.is_empty() { "**".to_owned() } else { pattern };
+        let only = IgnoreRules::from_patterns(&[&pattern])
+            .map_err(|(pattern, source)| SelectionError::Pattern { pattern, source })?;
+        let required = if literal { Required::Yes } else { Required::No };
+        let pivots = if has_wildcard(&pivot) {
+            self.expand(source, &pivot)?
+        } else {
+            vec![unescape(&pivot).into_bytes()]
+        };
+        for pivot in pivots {
+            sources.extend(self.select(source, &pivot, Some(&only), required)?);
+        }
+        Ok(())
+    }
+
+    /// The paths that match a pattern with wildcards, in the order of a walk.
+    fn expand(&self, source: &str, pattern: &str) -> Result<Vec<Vec<u8>>, SelectionError> {
+        let components: Vec<&str> = pattern.split('/').collect();
+        let literal = components
+            .iter()
+            .take_while(|component| !has_wildcard(component))
+            .count();
+        let (prefix, rest) = components.split_at(literal);
+        let prefix = unescape(&prefix.join("/"));
+        let glob = Glob::new(&rest.join("/")).map_err(|error| SelectionError::Pattern {
+            pattern: source.to_owned(),
+            source: error,
+        })?;
+        let base = self.follow(source, prefix.as_bytes())?;
+        if base.metadata.kind != FileKind::Directory {
+            return Ok(Vec::new());
+        }
+        let filter = Filter {
+            base: &base.path,
+            ignore: self.ignore,
+            exclude: &IgnoreRules::default(),
+            only: None,
+            glob: Some(&glob),
+        };
+        let entries = walk(self.root, &filter).map_err(|error| walk_error(error, source, &base.path))?;
+        let matched = entries.into_iter().filter(|entry| entry.role == Role::Selected);
+        Ok(matched.map(|entry| join(prefix.as_bytes(), &entry.path)).collect())
+    }
+
+    /// Selects one path; `None` where `--exclude` leaves out a file that is named itself.
+    fn select(
+        &self,
+        written: &str,
+        path: &[u8],
+        only: Option<&IgnoreRules>,
+        required: Required,
+    ) -> Result<Option<SelectedSource>, SelectionError> {
+        let found = self.follow(written, path)?;
+        let is_directory = found.metadata.kind == FileKind::Directory;
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+        if only.is_some() && !is_directory {
+            return Err(SelectionError::NotFound {
+                written: written.to_owned(),
+                near: Vec::new(),
+            });
+        }
+        if !is_directory && self.exclude.excludes(&name) {
+            return Ok(None);
+        }
+        let ignored = self.ignore.excluding_rule(&found.path);
+        let mut entries = Vec::new();
+        if is_directory && !self.ignore.may_skip_directory(&found.path) {
+            let filter = Filter {
+                base: &found.path,
+                ignore: self.ignore,
+                exclude: &self.exclude,
+                only,
+                glob: None,
+            };
+            entries = walk(self.root, &filter).map_err(|error| walk_error(error, written, &found.path))?;
+        }
+        if let (Some(rule), true) = (ignored, entries.is_empty()) {
+            return match required {
+                Required::No => Ok(None),
+                Required::Yes => Err(SelectionError::Ignored {
+                    written: written.to_owned(),
+                    line: rule.line(),
+                    rule: rule.text().to_owned(),
+                }),
+            };
+        }
+        if only.is_some() && entries.is_empty() {
+            return match required {
+                Required::No => Ok(None),
+                Required::Yes => Err(SelectionError::NotFound {
+                    written: written.to_owned(),
+                    near: Vec::new(),
+                }),
+            };
+        }
+        Ok(Some(SelectedSource {
+            written: written.to_owned(),
+            name,
+            path: found.path,
+            metadata: found.metadata,
+            hard_links: hard_links(&entries),
+            entries,
+        }))
+    }
+
+    fn follow(&self, written: &str, path: &[u8]) -> Result<Resolved, SelectionError> {
+        resolve(self.root, path).map_err(|error| match error {
+            ResolveError::Missing { directory, name } => SelectionError::NotFound {
+                written: written.to_owned(),
+                near: self.names_near(&directory, &name),
+            },
+            ResolveError::Io(errno) => SelectionError::Io {
+                path: shown(path),
+                source: errno.into(),
+            },
+        })
+    }
+
+    /// Paths beside a missing one, in `directory`, that are there and not left out.
+    fn names_near(&self, directory: &[u8], missing: &[u8]) -> Vec<String> {
+        let names: Vec<String> = open_directory_beneath(self.root, directory)
+            .and_then(rustix::fs::Dir::new)
+            .map(|names| {
+                let names = names.flatten().map(|entry| entry.file_name().to_bytes().to_vec());
+                let there = names.filter(|name| !self.ignore.excludes(&join(directory, name)));
+                there
+                    .filter_map(|name| String::from_utf8(name).ok())
+                    .take(10_000)
+                    .collect()
+            })
+            .unwrap_or_default();
+        let near = near(&String::from_utf8_lossy(missing), names.iter().map(String::as_str));
+        near.into_iter()
+            .map(|name| shown(&join(directory, name.as_bytes())))
+            .collect()
+    }
+}
+
+fn walk_error(error: WalkError, written: &str, base: &[u8]) -> SelectionError {
+    match error {
+        WalkError::Changed(path) => SelectionError::Changed {
+            path: shown(&join(base, &path)),
+        },
+        WalkError::Io(path, errno) => SelectionError::Io {
+            path: shown(&join(base, &path)),
+            source: errno.into(),
+        },
+        WalkError::TooMany => SelectionError::TooMany {
+            written: written.to_owned(),
+        },
+    }
+}
+
+/// Finds the entries that are further names of an earlier one.
+fn hard_links(entries: &[Entry]) -> HashMap<usize, usize> {
+    let mut first: HashMap<((u32, u32), u64), usize> = HashMap::new();
+    let mut links = HashMap::new();
+    for (index, Entry { metadata, .. }) in entries.iter().enumerate() {
+        if metadata.kind == FileKind::Regular && metadata.links > 1 {
+            let known = *first.entry((metadata.device, metadata.inode)).or_insert(index);
+            if known != index {
+                links.insert(index, known);
+            }
+        }
+    }
+    links
+}
+
+impl SelectedSource {
+    /// The path of an entry below the root.
+    pub fn path_of(&self, entry: &Entry) -> Cow<'_, [u8]> {
+        Cow::Owned(join(&self.path, &entry.path))
+    }
+
+    fn digest(
+        &mut self,
+        root: BorrowedFd<'_>,
+        cache: Option<&StatCache>,
+        ownership: Ownership,
+        hash: &mut blake3::Hasher,
+    ) -> Result<(), SelectionError> {
+        if self.metadata.kind != FileKind::Directory {
+            let digest = refresh(root, &self.path, &mut self.metadata, cache)?;
+            // It lands under its own name, or under one that stands in the operation.
+            describe(hash, &self.name, &self.metadata, ownership);
+            finish_file(hash, digest);
+            return Ok(());
+        }
+        // Of a directory that is copied only what it holds lands anywhere.
+        hash.update(b"contents")
+            .update(&(self.entries.len() as u64).to_le_bytes());
+        let digests = self.digest_entries(root, cache)?;
+        for (index, (entry, digest)) in self.entries.iter().zip(digests).enumerate() {
+            describe(hash, &entry.path, &entry.metadata, ownership);
+            field(hash, &entry.target);
+            hash.update(&[u8::from(entry.role == Role::Ancestor)]);
+            hash.update(&(entry.xattrs.len() as u64).to_le_bytes());
+            for (name, value) in &entry.xattrs {
+                field(hash, name);
+                field(hash, value);
+            }
+            match self.hard_links.get(&index) {
+                Some(first) => {
+                    hash.update(b"link").update(&(*first as u64).to_le_bytes());
+                }
+                None => finish_file(hash, digest),
+            }
+        }
+        Ok(())
+    }
+
+    fn digest_entries(
+        &mut self,
+        root: BorrowedFd<'_>,
+        cache: Option<&StatCache>,
+    ) -> Result<Vec<Option<FileDigest>>, SelectionError> {
+        let (base, hard_links) = (&self.path, &self.hard_links);
+        self.entries
+            .par_iter_mut()
+            .enumerate()
+            .with_min_len(64)
+            .map(|(index, entry)| match hard_links.contains_key(&index) {
+                true => Ok(None),
+                false => refresh_entry(root, base, entry, cache),
+            })
+            .collect()
+    }
+}
+
+fn refresh_entry(
+    root: BorrowedFd<'_>,
+    base: &[u8],
+    entry: &mut Entry,
+    cache: Option<&StatCache>,
+) -> Result<Option<FileDigest>, SelectionError> {
+    match entry.metadata.kind {
+        FileKind::Regular => refresh(root, &join(base, &entry.path), &mut entry.metadata, cache),
+        _ => Ok(None),
+    }
+}
+
+/// Digests a file that may have changed since it was found, and notes its present status.
+fn refresh(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    metadata: &mut Metadata,
+    cache: Option<&StatCache>,
+) -> Result<Option<FileDigest>, SelectionError> {
+    if metadata.kind != FileKind::Regular {
+        return Ok(None);
+    }
+    let (now, digest) = digest_file(root, path, metadata, cache).map_err(|error| match error {
+        ContentError::Changed => SelectionError::Changed { path: shown(path) },
+        ContentError::Io(source) => SelectionError::Io {
+            path: shown(path),
+            source,
+        },
+    })?;
+    *metadata = now;
+    Ok(Some(digest))
+}
+
+fn describe(hash: &mut blake3::Hasher, name: &[u8], metadata: &Metadata, ownership: Ownership) {
+    let (uid, gid) = match ownership {
+        Ownership::Root => (0, 0),
+        Ownership::Kept => (metadata.uid, metadata.gid),
+    };
+    let kind = match metadata.kind {
+        FileKind::Regular => 1,
+        FileKind::Directory => 2,
+        FileKind::Symlink => 3,
+        FileKind::CharacterDevice => 4,
+        FileKind::BlockDevice => 5,
+        FileKind::Fifo => 6,
+        FileKind::Socket => 7,
+    };
+    // A directory's size and a link's are the file system's own matter.
+    let size = if metadata.kind == FileKind::Regular {
+        metadata.size
+    } else {
+        0
+    };
+    field(hash, name);
+    let (major, minor) = metadata.represents;
+    for number in [kind, metadata.mode, uid, gid, major, minor] {
+        hash.update(&number.to_le_bytes());
+    }
+    hash.update(&size.to_le_bytes());
+}
+
+fn finish_file(hash: &mut blake3::Hasher, digest: Option<FileDigest>) {
+    match digest {
+        Some(digest) => hash.update(b"data").update(&digest.0),
+        None => hash.update(b"none"),
+    };
+}
+
+fn field(hash: &mut blake3::Hasher, bytes: &[u8]) {
+    hash.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+}
+
+impl SelectionError {
+    /// Whether the tree was changed meanwhile, so that trying again may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, SelectionError::Changed { .. })
+    }
+
+    /// Whether the kernel refused because of permissions.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, SelectionError::Io { source, .. } if source.raw_os_error() == Some(Errno::ACCESS.raw_os_error()))
+    }
+}

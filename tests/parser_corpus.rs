@@ -1,0 +1,280 @@
+//! The corpora in `fixtures/dockerfiles`: valid files with their trees, invalid ones with their diagnostics, a table
+//! of expansions, and what other parsers make of the valid ones.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use builder::parser::{
+    Diagnostic, Dockerfile, Instruction, InstructionKind, Lookup, Span, Word, displayable, line_of, parse,
+};
+
+fn corpus(name: &str) -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/dockerfiles")
+        .join(name);
+    let mut paths: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "Dockerfile"));
+    paths.sort();
+    assert!(!paths.is_empty());
+    paths
+}
+
+fn snapshot(path: &Path, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(path.parent().unwrap());
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let name = path.file_stem().unwrap().to_str().unwrap();
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+/// A tree with the text of the source in the place of each span.
+fn with_sources(tree: &str, source: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = tree;
+    while let Some((before, after)) = rest.split_once("Span { start: ") {
+        let (span, after) = after.split_once(" }").unwrap();
+        let (start, end) = span.split_once(", end: ").unwrap();
+        let text = &source[start.parse::<usize>().unwrap()..end.parse::<usize>().unwrap()];
+        write!(shown, "{before}«{}»", text.escape_debug()).unwrap();
+        rest = after;
+    }
+    shown + rest
+}
+
+fn diagnostics(list: &[Diagnostic], source: &[u8]) -> String {
+    let text = displayable(source);
+    let mut shown = String::new();
+    for diagnostic in list {
+        let Span { start, end } = diagnostic.span;
+        let line = line_of(source, start);
+        writeln!(shown, "{line}: {diagnostic}").unwrap();
+        writeln!(shown, "    at «{}»", text[start..end].escape_debug()).unwrap();
+        if let Some(hint) = &diagnostic.hint {
+            writeln!(shown, "    hint: {hint}").unwrap();
+        }
+    }
+    shown
+}
+
+fn describe(dockerfile: &Dockerfile, source: &[u8]) -> String {
+    let text = displayable(source);
+    let mut shown = String::new();
+    let mut show = |lines: (usize, usize), text_of: &str, tree: String| {
+        writeln!(shown, "{}-{} {}", lines.0, lines.1, text_of.escape_debug()).unwrap();
+        writeln!(shown, "    {}", with_sources(&tree, &text)).unwrap();
+    };
+    show((0, 0), "directives", format!("{:?}", dockerfile.directives));
+    let mut instruction = |instruction: &Instruction| {
+        show(instruction.lines, &instruction.text, format!("{:?}", instruction.kind));
+    };
+    dockerfile.global_args.iter().for_each(&mut instruction);
+    for stage in &dockerfile.stages {
+        let head = (&stage.platform, &stage.image, &stage.name, &stage.description);
+        show(stage.lines, &stage.text, format!("{head:?}"));
+        for instruction in &stage.instructions {
+            show(instruction.lines, &instruction.text, format!("{:?}", instruction.kind));
+        }
+    }
+    shown + &diagnostics(&dockerfile.warnings, source)
+}
+
+#[test]
+fn valid_files() {
+    for path in corpus("valid") {
+        let source = std::fs::read(&path).unwrap();
+        let parsed = parse(&source);
+        let shown = match &parsed {
+            Ok(dockerfile) => describe(dockerfile, &source),
+            Err(errors) => panic!("{}:\n{}", path.display(), diagnostics(errors, &source)),
+        };
+        snapshot(&path, &shown);
+    }
+}
+
+#[test]
+fn invalid_files() {
+    for path in corpus("invalid") {
+        let source = std::fs::read(&path).unwrap();
+        match parse(&source) {
+            Ok(_) => panic!("{} is valid", path.display()),
+            Err(errors) => snapshot(&path, &diagnostics(&errors, &source)),
+        }
+    }
+}
+
+/// Everything outside instructions and heredocs is blank, a comment, or the end of a heredoc.
+#[test]
+fn spans_cover_the_source() {
+    for path in corpus("valid") {
+        let source = std::fs::read(&path).unwrap();
+        let dockerfile = parse(&source).unwrap();
+        let stages = dockerfile.stages.iter();
+        let stage_spans = stages.clone().map(|stage| stage.span);
+        let inner = stages
+            .flat_map(|stage| &stage.instructions)
+            .chain(&dockerfile.global_args);
+        let mut spans: Vec<Span> = stage_spans.chain(inner.map(|instruction| instruction.span)).collect();
+        spans.sort_by_key(|span| span.start);
+        assert!(
+            spans.windows(2).all(|pair| pair[0].end <= pair[1].start),
+            "{}",
+            path.display()
+        );
+        let text = displayable(&source);
+        for span in spans {
+            let word = text[span.range()].split_whitespace().next().unwrap();
+            let known = word
+                .trim_end_matches('\\')
+                .bytes()
+                .all(|byte| byte.is_ascii_alphabetic());
+            assert!(known, "{}: {word}", path.display());
+        }
+    }
+}
+
+/// A line of the table: the word, ` -> `, and the text in `«»` or `error: ` and what it says. Lines with `words: `
+/// before them are divided, those with `body: ` are bodies of heredocs, and `name=value` lines set variables.
+#[test]
+fn expansions() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dockerfiles/expansions");
+    let mut tables: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    tables.sort();
+    let mut checked = 0;
+    for table in tables {
+        let text = std::fs::read_to_string(&table).unwrap();
+        let escape = if text.starts_with("# escape=`") { '`' } else { '\\' };
+        let mut variables: Vec<(String, String)> = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            let place = format!("{}:{}: {line}", table.display(), number + 1);
+            if line.is_empty() || line.starts_with("# ") {
+                continue;
+            }
+            if let Some(setting) = line.strip_prefix("let ") {
+                let (name, value) = setting.split_once('=').expect(&place);
+                variables.push((name.to_owned(), value.replace("\\n", "\n")));
+                continue;
+            }
+            let (word, expected) = line.rsplit_once(" -> ").expect(&place);
+            let lookup = |name: &str| {
+                variables
+                    .iter()
+                    .rev()
+                    .find(|(known, _)| known == name)
+                    .map(|(_, value)| value.clone())
+            };
+            assert_eq!(expand(word, escape, &lookup), expected, "{place}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 150, "{checked}");
+}
+
+fn expand(word: &str, escape: char, lookup: Lookup<'_>) -> String {
+    let (kind, raw) = match word.split_once(": ") {
+        Some((kind @ ("words" | "body"), raw)) => (kind, raw),
+        _ => ("word", word),
+    };
+    let word = Word {
+        raw: raw.to_owned(),
+        span: Span {
+            start: 0,
+            end: raw.len(),
+        },
+    };
+    let expanded = match kind {
+        "words" => word.expand_words(escape, lookup).map(|words| words.join("»«")),
+        "body" => {
+            let source = format!("FROM x\nCOPY <<EOF /\n{raw}\nEOF\n");
+            let dockerfile = parse(source.as_bytes()).unwrap();
+            let InstructionKind::Copy(copy) = &dockerfile.stages[0].instructions[0].kind else {
+                panic!("{source}")
+            };
+            let builder::parser::TransferSource::Heredoc(heredoc) = &copy.sources[0] else {
+                panic!("{source}")
+            };
+            heredoc
+                .expand_body(lookup)
+                .map(|body| body.trim_end_matches('\n').to_owned())
+        }
+        _ => word.expand(escape, lookup),
+    };
+    match expanded {
+        Ok(text) => format!("«{}»", text.replace('\n', "\\n")),
+        Err(error) => format!("error: {error}"),
+    }
+}
+
+/// The keywords, in upper case and in order.
+fn keywords(dockerfile: &Dockerfile) -> Vec<String> {
+    let stages = dockerfile.stages.iter();
+    let lines = stages.flat_map(|stage| std::iter::once(&stage.text).chain(stage.instructions.iter().map(|i| &i.text)));
+    let texts = dockerfile.global_args.iter().map(|arg| &arg.text).chain(lines);
+    texts
+        .map(|text| text.split_whitespace().next().unwrap().to_uppercase())
+        .collect()
+}
+
+/// Files of which the other parsers read other instructions than BuildKit does, because of continuations with three
+/// escape characters, split keywords, or the escape directive.
+const OTHERWISE_IN_PARSE_DOCKERFILE: [&str; 1] = ["continuations"];
+const OTHERWISE_IN_DOCKERFILE_PARSER: [&str; 1] = ["onbuild"];
+
+fn in_parse_dockerfile(source: &str) -> Option<Vec<String>> {
+    let parsed = parse_dockerfile::parse(source).ok()?;
+    let variant = |shown: String| shown.split('(').next().unwrap().to_uppercase();
+    Some(
+        parsed
+            .instructions
+            .iter()
+            .map(|one| variant(format!("{one:?}")))
+            .collect(),
+    )
+}
+
+fn in_dockerfile_parser(source: &str) -> Option<Vec<String>> {
+    use dockerfile_parser::Instruction as Theirs;
+    let parsed = dockerfile_parser::Dockerfile::parse(source).ok()?;
+    let keyword = |one: &Theirs| match one {
+        Theirs::Misc(misc) => misc.instruction.content.to_uppercase(),
+        other => format!("{other:?}").split('(').next().unwrap().to_uppercase(),
+    };
+    Some(parsed.instructions.iter().map(keyword).collect())
+}
+
+/// A name, its keywords as another parser sees them, and how many files agreed.
+fn compare(theirs: fn(&str) -> Option<Vec<String>>) -> (usize, Vec<String>) {
+    let (mut agreed, mut otherwise) = (0, Vec::new());
+    for path in corpus("valid") {
+        let Ok(source) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let Some(theirs) = theirs(&source) else { continue };
+        if keywords(&parse(source.as_bytes()).unwrap()) == theirs {
+            agreed += 1;
+        } else {
+            otherwise.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    (agreed, otherwise)
+}
+
+#[test]
+fn parse_dockerfile_reads_the_same_instructions() {
+    let (agreed, otherwise) = compare(in_parse_dockerfile);
+    assert_eq!(otherwise, OTHERWISE_IN_PARSE_DOCKERFILE, "{agreed} agreed");
+    assert!(agreed >= 8, "{agreed}");
+}
+
+#[test]
+fn dockerfile_parser_reads_the_same_instructions() {
+    let (agreed, otherwise) = compare(in_dockerfile_parser);
+    assert_eq!(otherwise, OTHERWISE_IN_DOCKERFILE_PARSER, "{agreed} agreed");
+    assert!(agreed >= 4, "{agreed}");
+}

@@ -1,0 +1,546 @@
+//! A registry inside the test process that answers honestly until it is told to lie.
+//!
+//! Speaks as much of HTTP/1.1 and of the distribution specification as a client needs, one thread a connection, one
+//! request a connection. Everything that is asked of it is logged.
+
+pub mod debian;
+pub mod image;
+pub mod tls;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use builder::oci::Digest;
+
+/// How the registry misbehaves, instead of its answer or in it.
+#[derive(Clone, Debug)]
+pub enum Lie {
+    /// Another answer altogether: status, headers, body.
+    Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
+    /// The honest answer, cut off after so many bytes of its body.
+    Cut(usize),
+    /// The connection is closed without any answer.
+    Slam,
+    /// The honest answer with another value of a header; `None` leaves the header out.
+    Header(&'static str, Option<String>),
+    /// The honest answer with another body, of which the headers tell.
+    Body(Vec<u8>),
+    /// The honest answer to the same request without its `Range`.
+    WholeInstead,
+    /// A byte every so often, and no end.
+    Drip(Duration),
+}
+
+impl Lie {
+    pub fn status(status: u16) -> Self {
+        Self::Answer(status, Vec::new(), Vec::new())
+    }
+
+    pub fn redirect(status: u16, location: impl Into<String>) -> Self {
+        Self::Answer(status, vec![("Location", location.into())], Vec::new())
+    }
+}
+
+struct Rule {
+    method: &'static str,
+    path: String,
+    skip: usize,
+    times: usize,
+    lie: Lie,
+}
+
+/// What the registry wants to see.
+#[derive(Clone, Debug, Default)]
+pub enum Guard {
+    /// Nothing.
+    #[default]
+    Open,
+    /// Name and password, each time.
+    Basic(&'static str),
+    /// A token from `/token`, which wants to see name and password, an identity token (after `token:`), or nothing.
+    Bearer(Option<&'static str>),
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    /// With its query.
+    pub target: String,
+    pub headers: HashMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    fn path(&self) -> &str {
+        self.target.split('?').next().unwrap()
+    }
+
+    fn query(&self, name: &str) -> Option<String> {
+        let url = url::Url::parse(&format!("http://x{}", self.target)).unwrap();
+        url.query_pairs()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn new(status: u16) -> Self {
+        Self {
+            status,
+            headers: BTreeMap::new(),
+            body: Vec::new(),
+        }
+    }
+
+    fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.headers.insert(name.into(), value.to_string());
+        self
+    }
+
+    fn error(status: u16, code: &str) -> Self {
+        let body = serde_json::json!({"errors": [{"code": code, "message": code.to_lowercase()}]});
+        Self {
+            body: body.to_string().into_bytes(),
+            ..Self::new(status)
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// By repository and digest.
+    blobs: HashMap<(String, String), Vec<u8>>,
+    /// By repository and tag or digest.
+    manifests: HashMap<(String, String), (String, Vec<u8>)>,
+    rules: Vec<Rule>,
+    guard: Guard,
+    mounts: bool,
+    log: Vec<Request>,
+    /// Tokens that are good; forgotten by [`LyingRegistry::forget_tokens`].
+    tokens: Vec<String>,
+    issued: usize,
+}
+
+/// The registry. Ends when dropped.
+pub struct LyingRegistry {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    closing: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl LyingRegistry {
+    /// Over plain HTTP.
+    pub fn start() -> Self {
+        Self::start_over(None)
+    }
+
+    /// Over TLS, as `localhost`, with a certificate of the authority in [`tls::AUTHORITY`].
+    pub fn start_tls() -> Self {
+        Self::start_over(Some(tls::configuration()))
+    }
+
+    fn start_over(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State {
+            mounts: true,
+            ..State::default()
+        }));
+        let closing = Arc::new(AtomicBool::new(false));
+        let acceptor = std::thread::spawn({
+            let (state, closing) = (state.clone(), closing.clone());
+            move || {
+                for stream in listener.incoming() {
+                    if closing.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let (state, closing, tls) = (state.clone(), closing.clone(), tls.clone());
+                    let mut stream = stream.unwrap();
+                    // A client that goes away in the middle is no failure of the registry.
+                    std::thread::spawn(move || match tls {
+                        None => serve(&mut stream, &state, address, &closing).ok(),
+                        Some(tls) => serve(&mut tls::accept(tls, stream), &state, address, &closing).ok(),
+                    });
+                }
+            }
+        });
+        Self {
+            address,
+            state,
+            closing,
+            acceptor: Some(acceptor),
+        }
+    }
+
+    /// `127.0.0.1:<port>`, as it stands in references.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn guard(&self, guard: Guard) {
+        self.state().guard = guard;
+    }
+
+    pub fn refuse_mounts(&self) {
+        self.state().mounts = false;
+    }
+
+    pub fn forget_tokens(&self) {
+        self.state().tokens.clear();
+    }
+
+    pub fn put_blob(&self, repository: &str, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        self.state()
+            .blobs
+            .insert((repository.into(), digest.to_string()), bytes.to_vec());
+        digest
+    }
+
+    pub fn put_manifest(&self, repository: &str, name: &str, kind: &str, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        for name in [name, &digest.to_string()] {
+            self.state()
+                .manifests
+                .insert((repository.into(), name.into()), (kind.into(), bytes.to_vec()));
+        }
+        digest
+    }
+
+    pub fn blob(&self, repository: &str, digest: Digest) -> Option<Vec<u8>> {
+        self.state()
+            .blobs
+            .get(&(repository.into(), digest.to_string()))
+            .cloned()
+    }
+
+    pub fn manifest(&self, repository: &str, name: &str) -> Option<Vec<u8>> {
+        let key = (repository.into(), name.into());
+        self.state().manifests.get(&key).map(|(_, bytes)| bytes.clone())
+    }
+
+    /// Lies `times` times, to requests of `method` whose path contains `path`.
+    pub fn lie(&self, method: &'static str, path: impl ToString, times: usize, lie: Lie) {
+        self.lie_later(method, path, 0, times, lie);
+    }
+
+    /// The same after `skip` honest answers.
+    pub fn lie_later(&self, method: &'static str, path: impl ToString, skip: usize, times: usize, lie: Lie) {
+        let path = path.to_string();
+        self.state().rules.push(Rule {
+            method,
+            path,
+            skip,
+            times,
+            lie,
+        });
+    }
+
+    /// What was asked so far.
+    pub fn log(&self) -> Vec<Request> {
+        self.state().log.clone()
+    }
+
+    /// How often something was asked for.
+    pub fn count(&self, method: &str, path: impl ToString) -> usize {
+        let path = path.to_string();
+        let matching = |request: &&Request| request.method == method && request.target.contains(&path);
+        self.state().log.iter().filter(matching).count()
+    }
+}
+
+impl Drop for LyingRegistry {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::SeqCst);
+        // The acceptor waits for a connection: this is one.
+        drop(TcpStream::connect(self.address));
+        let _ = self.acceptor.take().unwrap().join();
+    }
+}
+
+fn serve(
+    stream: &mut (impl Read + Write),
+    state: &Mutex<State>,
+    address: SocketAddr,
+    closing: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut request = read_head(stream)?;
+    let lie = {
+        let mut state = state.lock().unwrap();
+        state.log.push(request.clone());
+        take_lie(&mut state, &request)
+    };
+    let mut answer = match &lie {
+        Some(Lie::Slam) => return Ok(()),
+        Some(Lie::Answer(status, headers, body)) => {
+            let answer = headers
+                .iter()
+                .fold(Answer::new(*status), |answer, (name, value)| answer.with(name, value));
+            Answer {
+                body: body.clone(),
+                ..answer
+            }
+        }
+        lie => {
+            if matches!(lie, Some(Lie::WholeInstead)) {
+                request.headers.remove("range");
+            }
+            honest(&mut state.lock().unwrap(), &request, address)
+        }
+    };
+    match &lie {
+        Some(Lie::Header(name, Some(value))) => answer = answer.with(name, value),
+        Some(Lie::Header(name, None)) => _ = answer.headers.remove(*name),
+        Some(Lie::Body(body)) => answer.body = body.clone(),
+        _ => {}
+    }
+    write(stream, &request, answer, lie.as_ref(), closing)
+}
+
+fn take_lie(state: &mut State, request: &Request) -> Option<Lie> {
+    let matching =
+        |rule: &&mut Rule| rule.method == request.method && request.target.contains(&rule.path) && rule.times > 0;
+    let rule = state.rules.iter_mut().find(matching)?;
+    if rule.skip > 0 {
+        rule.skip -= 1;
+        return None;
+    }
+    rule.times -= 1;
+    Some(rule.lie.clone())
+}
+
+fn read_head(stream: &mut impl Read) -> std::io::Result<Request> {
+    // One request a connection: what is buffered belongs to it.
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split_whitespace();
+    let (Some(method), Some(target)) = (words.next(), words.next()) else {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    };
+    let (method, target) = (method.to_owned(), target.to_owned());
+    let mut headers = HashMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers
+        .get("content-length")
+        .map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok(Request {
+        method,
+        target,
+        headers,
+        body,
+    })
+}
+
+fn write(
+    stream: &mut impl Write,
+    request: &Request,
+    mut answer: Answer,
+    lie: Option<&Lie>,
+    closing: &AtomicBool,
+) -> std::io::Result<()> {
+    let length = answer.body.len().to_string();
+    if !answer.headers.contains_key("Transfer-Encoding") {
+        answer.headers.entry("Content-Length".into()).or_insert(length);
+    }
+    let mut head = format!("HTTP/1.1 {} Whatever\r\nConnection: close\r\n", answer.status);
+    for (name, value) in &answer.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
+    if request.method == "HEAD" {
+        return Ok(());
+    }
+    match lie {
+        Some(Lie::Cut(length)) => stream.write_all(&answer.body[..*length]),
+        Some(Lie::Drip(pause)) => {
+            for byte in &answer.body {
+                if closing.load(Ordering::SeqCst) {
+                    break;
+                }
+                stream.write_all(&[*byte])?;
+                std::thread::sleep(*pause);
+            }
+            Ok(())
+        }
+        _ => stream.write_all(&answer.body),
+    }
+}
+
+fn honest(state: &mut State, request: &Request, address: SocketAddr) -> Answer {
+    if request.path() == "/token" {
+        return token(state, request);
+    }
+    if !is_admitted(state, request) {
+        let challenge = match state.guard {
+            Guard::Basic(_) => "Basic realm=\"here\"".to_owned(),
+            _ => format!("Bearer realm=\"http://{address}/token\",service=\"here\""),
+        };
+        return Answer::error(401, "UNAUTHORIZED").with("WWW-Authenticate", challenge);
+    }
+    let Some(rest) = request.path().strip_prefix("/v2/") else {
+        return Answer::error(404, "NAME_UNKNOWN");
+    };
+    if let Some((repository, name)) = rest.split_once("/manifests/") {
+        return manifest(state, request, repository, name);
+    }
+    if let Some((repository, upload)) = rest.split_once("/blobs/uploads/") {
+        return upload_to(state, request, repository, upload);
+    }
+    match rest.split_once("/blobs/") {
+        Some((repository, digest)) => blob(state, request, repository, digest),
+        None => Answer::error(404, "NAME_UNKNOWN"),
+    }
+}
+
+fn basic(credentials: &str) -> String {
+    use base64::Engine as _;
+    format!(
+        "Basic {}",
+        base64::engine::general_purpose::STANDARD.encode(credentials)
+    )
+}
+
+fn is_admitted(state: &State, request: &Request) -> bool {
+    let shown = request.header("authorization");
+    match state.guard {
+        Guard::Open => true,
+        Guard::Basic(wanted) => shown == Some(&basic(wanted)),
+        Guard::Bearer(_) => shown
+            .and_then(|shown| shown.strip_prefix("Bearer "))
+            .is_some_and(|token| state.tokens.iter().any(|own| own == token)),
+    }
+}
+
+fn token(state: &mut State, request: &Request) -> Answer {
+    let good = match state.guard {
+        Guard::Bearer(Some(wanted)) => match wanted.strip_prefix("token:") {
+            Some(identity) => {
+                let body = String::from_utf8_lossy(&request.body);
+                request.method == "POST" && body.contains(&format!("refresh_token={identity}"))
+            }
+            None => request.header("authorization") == Some(&basic(wanted)),
+        },
+        _ => true,
+    };
+    if !good {
+        return Answer::error(401, "UNAUTHORIZED");
+    }
+    state.issued += 1;
+    let token = format!("token-{}", state.issued);
+    state.tokens.push(token.clone());
+    let body = serde_json::json!({"token": token, "expires_in": 300}).to_string();
+    Answer {
+        body: body.into_bytes(),
+        ..Answer::new(200)
+    }
+}
+
+fn manifest(state: &mut State, request: &Request, repository: &str, name: &str) -> Answer {
+    let key = (repository.to_owned(), name.to_owned());
+    if request.method == "PUT" {
+        let kind = request.header("content-type").unwrap().to_owned();
+        let digest = Digest::of(&request.body).to_string();
+        for name in [name, &digest] {
+            state
+                .manifests
+                .insert((repository.into(), name.into()), (kind.clone(), request.body.clone()));
+        }
+        return Answer::new(201).with("Docker-Content-Digest", digest);
+    }
+    match state.manifests.get(&key) {
+        Some((kind, bytes)) => Answer {
+            body: bytes.clone(),
+            ..Answer::new(200)
+                .with("Content-Type", kind)
+                .with("Docker-Content-Digest", Digest::of(bytes))
+        },
+        None => Answer::error(404, "MANIFEST_UNKNOWN"),
+    }
+}
+
+fn blob(state: &State, request: &Request, repository: &str, digest: &str) -> Answer {
+    let Some(bytes) = state.blobs.get(&(repository.to_owned(), digest.to_owned())) else {
+        return Answer::error(404, "BLOB_UNKNOWN");
+    };
+    let range = request
+        .header("range")
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+    match range.map(|start| start.parse::<usize>().unwrap()) {
+        None => Answer {
+            body: bytes.clone(),
+            ..Answer::new(200)
+        },
+        Some(start) => Answer {
+            body: bytes[start..].to_vec(),
+            ..Answer::new(206).with(
+                "Content-Range",
+                format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len()),
+            )
+        },
+    }
+}
+
+fn upload_to(state: &mut State, request: &Request, repository: &str, upload: &str) -> Answer {
+    if request.method == "POST" {
+        if let (Some(digest), Some(from)) = (request.query("mount"), request.query("from"))
+            && state.mounts
+            && let Some(bytes) = state.blobs.get(&(from, digest.clone())).cloned()
+        {
+            state.blobs.insert((repository.into(), digest.clone()), bytes);
+            return Answer::new(201).with("Docker-Content-Digest", digest);
+        }
+        // Relative, with a query of its own, as the specification allows.
+        return Answer::new(202).with(
+            "Location",
+            format!("/v2/{repository}/blobs/uploads/{}?_state=x", state.log.len()),
+        );
+    }
+    assert!(
+        !upload.is_empty() && request.query("_state").as_deref() == Some("x"),
+        "the location was altered"
+    );
+    let wanted = request.query("digest").unwrap();
+    let actual = Digest::of(&request.body).to_string();
+    if wanted != actual {
+        return Answer::error(400, "DIGEST_INVALID");
+    }
+    state
+        .blobs
+        .insert((repository.into(), actual.clone()), request.body.clone());
+    Answer::new(201).with("Docker-Content-Digest", actual)
+}
