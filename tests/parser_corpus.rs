@@ -1,6 +1,8 @@
 //! The corpora in `fixtures/dockerfiles`: valid files with their trees, invalid ones with their diagnostics, a table
 //! of expansions, and what other parsers make of the valid ones.
 
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! The bodies of the fuzz targets over their seeds, the corpora, and damaged copies of both.
 
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
 #[path = "../fuzz/bodies/parser.rs"]
 mod parser;
 #[path = "../fuzz/bodies/word.rs"]

@@ -2,7 +2,7 @@
 
 use super::ast::{Heredoc, Span};
 use super::diagnostic::Diagnostic;
-use super::expand::{Escapes, Mode, Quotes, Unset, split_words};
+use super::lexer::{Escapes, Mode, Quotes, Unset, split_words};
 use super::source::Lines;
 
 /// `<<` and its delimiter.

@@ -13,6 +13,7 @@ mod flag;
 mod heredoc;
 mod instruction;
 mod json;
+mod lexer;
 mod lint;
 mod mount;
 mod parse;
