@@ -79,7 +79,7 @@ impl Walk<'_> {
                 }));
             }
             match entry.kind {
-                None | Some(Kind::CharDevice) if self.whiteout(directory, &entry.name)? => {}
+                None | Some(Kind::CharDevice | Kind::Socket) if self.whiteout(directory, &entry.name)? => {}
                 _ => others.push(entry),
             }
         }
@@ -89,8 +89,6 @@ impl Walk<'_> {
             match kind {
                 Some(Kind::Regular) => self.file(directory, &name)?,
                 Some(Kind::Directory) => self.directory(directory, &name)?,
-                // Servers make them anew; no layer can have one.
-                Some(Kind::Socket) => {}
                 _ => self.other(directory, &name)?,
             }
             self.path.truncate(length);
@@ -98,19 +96,34 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Writes the whiteout `name`; false when it is none.
+    /// Writes `name` as a whiteout if it is one, or if it is a socket, which no layer can have (servers make them anew),
+    /// and hides something below. False when `name` is neither whiteout nor socket.
     fn whiteout(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<bool, SnapshotError> {
-        let stat = self.stat(directory, name)?;
-        if !is_whiteout(&stat) {
+        let stat = self.at(name.to_bytes(), |walk| walk.stat(directory, name))?;
+        let is_socket = Kind::of_mode(stat.st_mode) == Some(Kind::Socket);
+        if !is_socket && !is_whiteout(&stat) {
             return Ok(false);
         }
-        if self.diff.has_parent {
-            self.marker(&[WHITEOUT, name.to_bytes()].concat(), modified(&stat))?;
+        if self.diff.has_parent && (!is_socket || self.is_below(name)?) {
+            self.marker(&[WHITEOUT, name.to_bytes()].concat())?;
         }
         Ok(true)
     }
 
-    fn marker(&mut self, name: &[u8], time: Time) -> Result<(), SnapshotError> {
+    /// Whether the layers below have something called `name` where we are.
+    fn is_below(&mut self, name: &CStr) -> Result<bool, SnapshotError> {
+        let path = self.path.clone();
+        let Some(below) = self.below()? else { return Ok(false) };
+        let found = open_straight(below.as_fd(), &path)
+            .and_then(|parent| rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW));
+        match found {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+            result => result.map(|_| true).map_err(|errno| failed("compare", &path, errno)),
+        }
+    }
+
+    /// Writes the empty file `name`. It has no time: all whiteouts of overlayfs may be one file.
+    fn marker(&mut self, name: &[u8]) -> Result<(), SnapshotError> {
         let mut path = self.path.clone();
         push_component(&mut path, name);
         self.write(&Entry {
@@ -118,7 +131,7 @@ impl Walk<'_> {
             kind: EntryKind::Regular,
             mode: 0,
             owner: Owner::default(),
-            mtime: self.time(time),
+            mtime: self.time(Time::default()),
             xattrs: Vec::new(),
             size: 0,
             segments: None,
@@ -134,13 +147,12 @@ impl Walk<'_> {
         entry.path.push(b'/');
         let waiting = self.waiting.len();
         let is_changed = is_opaque || self.is_changed_directory(&entry)?;
-        let time = entry.mtime;
         match is_changed {
             true => self.write(&entry)?,
             false => self.waiting.push(entry),
         }
         if is_opaque && self.diff.has_parent {
-            self.marker(OPAQUE, time)?;
+            self.marker(OPAQUE)?;
         }
         self.contents(directory.as_fd())?;
         self.waiting.truncate(waiting);

@@ -380,18 +380,13 @@ mod tests {
 
     #[test]
     fn cve_2024_9676_a_passwd_that_is_no_regular_file_is_neither_read_nor_waited_for() {
-        let fifo = |path: &Path| {
-            rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+        let make = |what: &str, path: &Path| match what {
+            "fifo" => rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::from_raw_mode(0o644)).unwrap(),
+            "socket" => drop(std::os::unix::net::UnixListener::bind(path).unwrap()),
+            _ => std::fs::create_dir(path).unwrap(),
         };
-        let socket = |path: &Path| drop(std::os::unix::net::UnixListener::bind(path).unwrap());
-        let directory = |path: &Path| std::fs::create_dir(path).unwrap();
-        let cases: [(&str, Box<dyn Fn(&Path)>); 3] = [
-            ("fifo", Box::new(fifo)),
-            ("socket", Box::new(socket)),
-            ("directory", Box::new(directory)),
-        ];
-        for (what, make) in cases {
-            let (_directory, rootfs) = image_with_passwd(make);
+        for what in ["fifo", "socket", "directory"] {
+            let (_directory, rootfs) = image_with_passwd(|path| make(what, path));
             let refused = lookup(&rootfs, "app");
             assert!(
                 matches!(refused, Err(IdentityError::Database(RootfsError::NotRegular(_)))),

@@ -536,7 +536,86 @@ fn push_xattr(xattrs: &mut Vec<Xattr>, name: &[u8], value: &[u8]) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Reads all of `archive`, whatever it is: the body of a fuzz target. Returns how many entries it had.
+    fn read_all(mut archive: &[u8]) -> Result<u64, ArchiveError> {
+        let limits = Limits {
+            entries: 1000,
+            bytes: 1 << 20,
+        };
+        let mut reader = ArchiveReader::new(&mut archive, limits);
+        let mut entries = 0;
+        while let Some(entry) = reader.next_entry()? {
+            entries += 1;
+            let mut content = 0;
+            while let Some(piece) = reader.content()? {
+                content += piece.len() as u64;
+            }
+            let stored = entry
+                .segments
+                .map_or(entry.size, |all| all.iter().map(|segment| segment.length).sum());
+            assert_eq!(content, stored);
+        }
+        reader.drain()?;
+        Ok(entries)
+    }
+
+    /// A header that passes its checksum, with these fields.
+    fn header(kind: u8, name: &[u8], size: &[u8; 12], rest: &[u8]) -> Vec<u8> {
+        let mut header = Header::new_gnu();
+        let bytes = header.as_mut_bytes();
+        bytes[..name.len()].copy_from_slice(name);
+        bytes[124..136].copy_from_slice(size);
+        bytes[345..345 + rest.len()].copy_from_slice(rest);
+        header.as_old_mut().linkflag = [kind];
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    }
+
+    proptest! {
+        #[test]
+        fn any_archive_is_read_or_refused(
+            blocks in prop::collection::vec(
+                (
+                    prop::sample::select(b"0\x00123456xgLKSV7".to_vec()),
+                    prop::collection::vec(any::<u8>(), 0..100),
+                    prop_oneof![
+                        (0u64..3000).prop_map(|size| format!("{size:011o}\0").into_bytes()),
+                        prop::collection::vec(any::<u8>(), 12),
+                    ],
+                    prop::collection::vec(any::<u8>(), 0..160),
+                    prop_oneof![
+                        prop::collection::vec(any::<u8>(), 0..1100),
+                        "([0-9]{1,3} (size|path|mtime|uid|GNU.sparse.(major|minor|realsize|name))=[0-9a./-]{0,9}\n){0,9}"
+                            .prop_map(String::into_bytes),
+                    ],
+                ),
+                0..8,
+            ),
+        ) {
+            let mut archive = Vec::new();
+            for (kind, name, size, rest, content) in &blocks {
+                let size: &[u8; 12] = size.as_slice().try_into().unwrap();
+                archive.extend(header(*kind, name, size, rest));
+                archive.extend(content);
+                archive.resize(archive.len().next_multiple_of(BLOCK), 0);
+            }
+            if let Ok(entries) = read_all(&archive) {
+                prop_assert!(entries <= archive.len() as u64 / BLOCK as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn an_archive_without_an_end_is_read_to_its_end() {
+        assert_eq!(read_all(&header(b'5', b"d/", b"00000000000\0", b"")).unwrap(), 1);
+        assert_eq!(read_all(b"").unwrap(), 0);
+        assert!(read_all(&[1; BLOCK]).is_err());
+        assert!(read_all(&header(b'0', b"f", b"00000000001\0", b"")).is_err());
+    }
 
     #[test]
     fn numbers_are_octal_or_binary() {

@@ -10,21 +10,32 @@ use builder::store::{SnapshotId, Store};
 
 /// A store and a snapshotter in a temporary directory.
 pub struct Machine {
-    scratch: tempfile::TempDir,
+    scratch: PathBuf,
+    _removed_at_the_end: Option<tempfile::TempDir>,
     pub snapshotter: Snapshotter,
 }
 
 impl Machine {
     pub fn new() -> Self {
         let scratch = tempfile::tempdir().unwrap();
-        let store = Store::open(&scratch.path().join("store")).unwrap();
-        let snapshotter = Snapshotter::new(store, IdMode::Full).unwrap();
-        Self { scratch, snapshotter }
+        let mut machine = Self::in_directory(scratch.path(), IdMode::Full);
+        machine._removed_at_the_end = Some(scratch);
+        machine
+    }
+
+    /// One in a directory that somebody else removes.
+    pub fn in_directory(scratch: &Path, ids: IdMode) -> Self {
+        let store = Store::open(&scratch.join("store")).unwrap();
+        Self {
+            scratch: scratch.to_path_buf(),
+            _removed_at_the_end: None,
+            snapshotter: Snapshotter::new(store, ids).unwrap(),
+        }
     }
 
     /// A new, empty directory.
     pub fn directory(&self, name: &str) -> PathBuf {
-        let path = self.scratch.path().join(name);
+        let path = self.scratch.join(name);
         std::fs::create_dir(&path).unwrap();
         path
     }
@@ -55,14 +66,22 @@ impl Machine {
     }
 }
 
-/// The names in an archive, as they stand there.
-pub fn names(mut tar: &[u8]) -> Vec<String> {
+/// The paths in an archive, as they stand there.
+pub fn paths(mut tar: &[u8]) -> Vec<Vec<u8>> {
     let mut reader = ArchiveReader::new(&mut tar, Limits::default());
-    let mut names = Vec::new();
+    let mut paths = Vec::new();
     while let Some(entry) = reader.next_entry().unwrap() {
-        names.push(String::from_utf8(entry.path).unwrap());
+        paths.push(entry.path);
     }
-    names
+    paths
+}
+
+/// The paths in an archive that are all text.
+pub fn names(tar: &[u8]) -> Vec<String> {
+    paths(tar)
+        .into_iter()
+        .map(|path| String::from_utf8(path).unwrap())
+        .collect()
 }
 
 /// A way for ordinary calls into a root filesystem that is mounted nowhere.
@@ -86,4 +105,17 @@ pub fn tar_of(directory: &Path) -> Vec<u8> {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
+}
+
+/// The names of the extended attributes of `path`, sorted.
+pub fn list_xattrs(path: &Path) -> Vec<String> {
+    let mut names = Vec::with_capacity(65536);
+    rustix::fs::llistxattr(path, rustix::buffer::spare_capacity(&mut names)).unwrap();
+    let mut names: Vec<String> = names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect();
+    names.sort();
+    names
 }

@@ -1,0 +1,12 @@
+//! Snapshots from the outside: layers go in, changes come out, and the two agree.
+
+// Functions that tests share are tests too.
+#![allow(clippy::unwrap_used)]
+
+mod changes;
+mod hostile;
+mod oracle;
+mod rootless;
+mod roundtrip;
+mod support;
+mod tree;
