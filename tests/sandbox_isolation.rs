@@ -2,6 +2,8 @@
 //!
 //! The root is a directory with a static busybox. Without the right to make namespaces there is nothing to test.
 
+#![allow(clippy::unwrap_used)]
+
 use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use builder::cancel::Cancel;
 use builder::executor::sandbox::{
-    self, Access, Bytes, Confinement, Exit, Identity, MemoryFile, Network, NewPrivileges, SandboxError, SandboxSpec,
-    SetupFailure, Stdio, TerminalSize, rootless,
+    self, Access, Bytes, Confinement, Exit, Identity, Network, NewPrivileges, SandboxError, SandboxSpec, SetupFailure,
+    Stdio, TerminalSize, rootless,
 };
 use builder::progress::Stream;
 use rustix::fs::CWD;
@@ -548,8 +550,20 @@ fn mounts_are_there_for_the_process_and_leave_no_trace() {
     let script = "cat /run/secrets/key /etc/hosts /mnt/data/file; stat -c '%a %s' /run/secrets/key; stat -f -c %T /scratch; \
                   echo x > /run/secrets/key; echo x > /mnt/data/file; echo x > /scratch/f && echo written; ls /dev | grep -c file";
     let mut spec = world.spec(&format!("({script}) 2>/dev/null; :"));
-    spec.file("/run/secrets/key", MemoryFile::read_only(*b"hunter2\n", 0o400));
-    spec.file("/etc/hosts", MemoryFile::read_only(*b"127.0.0.1 localhost\n", 0o644));
+    spec.file(
+        "/run/secrets/key",
+        b"hunter2\n".to_vec(),
+        0o400,
+        (0, 0),
+        Access::ReadOnly,
+    );
+    spec.file(
+        "/etc/hosts",
+        b"127.0.0.1 localhost\n".to_vec(),
+        0o644,
+        (0, 0),
+        Access::ReadOnly,
+    );
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     spec.bind(
         "/mnt/data",
@@ -573,7 +587,13 @@ fn a_writable_bind_is_written_through_and_files_with_a_shebang_can_be_run() {
     let mut spec = world.spec("echo new > /data/new; /script");
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     spec.bind("/data", open_tree(CWD, tree.path(), flags).unwrap(), Access::ReadWrite);
-    spec.file("/script", MemoryFile::read_only(*b"#!/bin/sh\necho ran\n", 0o755));
+    spec.file(
+        "/script",
+        b"#!/bin/sh\necho ran\n".to_vec(),
+        0o755,
+        (0, 0),
+        Access::ReadOnly,
+    );
     assert_eq!(Ran::of(spec).succeeds(), "ran\n");
     assert_eq!(fs::read_to_string(tree.path().join("new")).unwrap(), "new\n");
 }
@@ -584,7 +604,7 @@ fn cve_2024_23652_what_replaced_a_mount_point_is_not_followed() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("y"), "sentinel").unwrap();
     let mut spec = world.spec(&format!("mv /x /moved && ln -s {} /x", outside.path().display()));
-    spec.file("/x/y", MemoryFile::read_only(*b"content", 0o644));
+    spec.file("/x/y", b"content".to_vec(), 0o644, (0, 0), Access::ReadOnly);
     Ran::of(spec).succeeds();
     assert_eq!(fs::read_to_string(outside.path().join("y")).unwrap(), "sentinel");
     assert!(!world.root.join("moved/y").exists());
@@ -597,8 +617,8 @@ fn cve_2021_30465_mount_targets_stay_inside_whatever_links_say() {
     std::os::unix::fs::symlink(outside.path(), world.root.join("out")).unwrap();
     std::os::unix::fs::symlink("../../../../../../etc/shadow", world.root.join("up")).unwrap();
     let mut spec = world.spec("cat /out/a /up");
-    spec.file("/out/a", MemoryFile::read_only(*b"a\n", 0o644));
-    spec.file("/up", MemoryFile::read_only(*b"b\n", 0o644));
+    spec.file("/out/a", b"a\n".to_vec(), 0o644, (0, 0), Access::ReadOnly);
+    spec.file("/up", b"b\n".to_vec(), 0o644, (0, 0), Access::ReadOnly);
     assert_eq!(Ran::of(spec).succeeds(), "a\nb\n");
     assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
     let mut spec = world.spec("true");

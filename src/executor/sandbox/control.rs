@@ -239,7 +239,7 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::{Access, Bytes, MemoryFile};
+    use super::super::spec::{Access, Bytes};
     use super::*;
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
         let (here, there) = pair().unwrap();
         let null = || OwnedFd::from(File::open("/dev/null").unwrap());
         let mut spec = SandboxSpec::new(null(), vec![b"true".to_vec(), vec![0xff]]);
-        spec.file("/secret", MemoryFile::read_only(vec![7; 1 << 20], 0o400));
+        spec.file("/secret", vec![7; 1 << 20], 0o400, (0, 0), Access::ReadOnly);
         spec.bind("/tree", null(), Access::ReadOnly);
         send_spec(here.as_fd(), &spec, &[null(), null(), null()]).unwrap();
         let (received, stdio) = receive_spec(there.as_fd()).unwrap();
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_secret_is_not_printed() {
         let mut spec = SandboxSpec::new(File::open("/dev/null").unwrap().into(), vec![]);
-        spec.file("/secret", MemoryFile::read_only("hunter2", 0o400));
+        spec.file("/secret", b"hunter2".to_vec(), 0o400, (0, 0), Access::ReadOnly);
         assert!(!format!("{spec:?}").contains("hunter2") && !format!("{spec:?}").contains("104, 117"));
     }
 }

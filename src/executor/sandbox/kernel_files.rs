@@ -67,7 +67,7 @@ pub(super) fn mount_sys(target: BorrowedFd<'_>, confinement: Confinement) -> Res
 
 /// The control group of the sandbox, where the host has the second version alone: programs read their limits there.
 fn mount_control_groups(sys: BorrowedFd<'_>, attributes: rustix::mount::MountAttrFlags) -> Result<()> {
-    let unified = rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|host| host.f_type as i64 == CGROUP2_MAGIC);
+    let unified = rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|host| host.f_type == CGROUP2_MAGIC);
     let Some(target) = open_below(sys, "fs/cgroup")?.filter(|_| unified) else {
         return Ok(());
     };

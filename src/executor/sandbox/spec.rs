@@ -77,8 +77,15 @@ impl SandboxSpec {
         );
     }
 
-    /// Mounts `file` at `target`.
-    pub fn file(&mut self, target: impl Into<String>, file: MemoryFile) {
+    /// Mounts a file in memory with `content` at `target`; `owner` is user and group.
+    pub fn file(&mut self, target: impl Into<String>, content: Vec<u8>, mode: u32, owner: (u32, u32), access: Access) {
+        let file = MemoryFile {
+            content: Bytes(content),
+            mode,
+            uid: owner.0,
+            gid: owner.1,
+            access,
+        };
         self.mount(target, Source::File(file));
     }
 
@@ -203,19 +210,6 @@ pub struct MemoryFile {
     pub gid: u32,
     /// May the process write?
     pub access: Access,
-}
-
-impl MemoryFile {
-    /// A file of root's that everybody may read and nobody write, with `mode`.
-    pub fn read_only(content: impl Into<Vec<u8>>, mode: u32) -> Self {
-        Self {
-            content: Bytes(content.into()),
-            mode,
-            uid: 0,
-            gid: 0,
-            access: Access::ReadOnly,
-        }
-    }
 }
 
 /// A terminal's size in characters.
