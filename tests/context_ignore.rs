@@ -1,5 +1,7 @@
 //! `.dockerignore` against the semantics of moby's patternmatcher, fact by fact.
 
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
 use std::path::Path;
 
 use builder::context::{IgnoreRules, PatternError};

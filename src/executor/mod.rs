@@ -2,4 +2,5 @@
 //!
 //! Owns the running; what to run stands in `graph`, where results live in `store` and `snapshot`.
 
+pub mod file;
 pub mod sandbox;

@@ -31,14 +31,20 @@ fn raw_ids(owner: Owner) -> Result<(Option<Uid>, Option<Gid>)> {
 }
 
 /// Gives an open file or directory to `owner`. Clears setuid and setgid bits: set the mode afterwards.
-pub(super) fn set_owner_of_open(fd: BorrowedFd<'_>, owner: Owner, ids: IdMode) -> Result<()> {
+///
+/// # Errors
+/// What `fchown(2)` answers; `EINVAL` for ids that no file can have.
+pub fn set_owner_of_open(fd: BorrowedFd<'_>, owner: Owner, ids: IdMode) -> Result<()> {
     let (uid, gid) = raw_ids(owner)?;
     let given = rustix::fs::fchown(fd, uid, gid);
     record(given, Node::Open(fd), owner, ids)
 }
 
 /// Gives `name` in `directory` to `owner`; a symbolic link itself, not what it points to.
-pub(super) fn set_owner_of_named(directory: BorrowedFd<'_>, name: &CStr, owner: Owner, ids: IdMode) -> Result<()> {
+///
+/// # Errors
+/// What `fchownat(2)` answers; `EINVAL` for ids that no file can have.
+pub fn set_owner_of_named(directory: BorrowedFd<'_>, name: &CStr, owner: Owner, ids: IdMode) -> Result<()> {
     let (uid, gid) = raw_ids(owner)?;
     let given = rustix::fs::chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
     record(given, Node::Named(directory, name), owner, ids)
@@ -63,8 +69,8 @@ fn record(given: Result<()>, node: Node<'_>, owner: Owner, ids: IdMode) -> Resul
     }
 }
 
-/// The owner recorded in the attribute's `value`.
-pub(super) fn recorded_owner(value: &[u8]) -> Option<Owner> {
+/// The owner recorded in the value of the attribute `user.builder.owner`.
+pub fn recorded_owner(value: &[u8]) -> Option<Owner> {
     let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
     let id = |text: &str| text.parse::<u32>().ok().filter(|id| *id != NO_ID);
     Some(Owner {

@@ -22,7 +22,7 @@ mod xattr;
 pub use apply::Omission;
 pub use archive::{ArchiveError, ArchiveReader, ArchiveWriter, Entry, EntryKind, Limits, Segment, Time};
 pub use error::SnapshotError;
-pub use ids::IdMode;
+pub use ids::{IdMode, recorded_owner, set_owner_of_named, set_owner_of_open};
 pub use overlay::OverlayDirs;
 pub use path::{ContainerPath, NulInPath};
 pub use rootfs::{DirEntry, Kind, Owner, Rootfs, RootfsError};

@@ -1,0 +1,168 @@
+//! Where copies land.
+//!
+//! Owns the destination rules: a trailing `/` or an existing directory takes files in under their names, links on the way
+//! and at the end are followed inside the root, missing directories are made. Directories that were there before keep
+//! their times, so that a layer does not say of a directory that it changed when only something was put into it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{AtFlags, OFlags, Timestamps};
+use rustix::io::Errno;
+
+use super::FileError;
+use super::node::times;
+use crate::context::{FileKind, Metadata, Timestamp};
+use crate::snapshot::{ContainerPath, IdMode, Owner, Rootfs, RootfsError};
+
+/// Linux, `MAXSYMLINKS`.
+const MOST_LINKS: usize = 40;
+
+/// The destination of one action.
+pub(super) struct Destination<'a> {
+    rootfs: &'a Rootfs,
+    path: ContainerPath,
+    written: String,
+    wants_directory: bool,
+    mode: u32,
+    owner: Owner,
+    ids: IdMode,
+    _times: KeptTimes,
+}
+
+/// A directory's times, put back when this is dropped.
+pub(super) struct KeptTimes {
+    directory: OwnedFd,
+    modified: Timestamp,
+}
+
+impl<'a> Destination<'a> {
+    /// `mode` and `owner` are for directories that have to be made.
+    pub(super) fn new(
+        rootfs: &'a Rootfs,
+        written: &str,
+        mode: u32,
+        owner: Owner,
+        ids: IdMode,
+    ) -> Result<Self, FileError> {
+        let path = ContainerPath::new(written)?;
+        let wants_directory = written.ends_with('/') || written.ends_with("/.") || path.is_root();
+        let is_directory = rootfs.open_directory(&path).is_ok();
+        // A file goes into what holds the path: that is what would get a new time.
+        let times = match path.parent() {
+            Some(parent) if !wants_directory && !is_directory => KeptTimes::of_nearest(rootfs, &parent)?,
+            _ => KeptTimes::of_nearest(rootfs, &path)?,
+        };
+        Ok(Self {
+            rootfs,
+            path,
+            written: written.to_owned(),
+            wants_directory,
+            mode,
+            owner,
+            ids,
+            _times: times,
+        })
+    }
+
+    /// As it was written.
+    pub(super) fn shown(&self) -> &str {
+        &self.written
+    }
+
+    /// Whether files go into it rather than to it.
+    pub(super) fn is_directory(&self) -> bool {
+        self.wants_directory || self.rootfs.open_directory(&self.path).is_ok()
+    }
+
+    /// The destination as a directory; made where it is missing.
+    pub(super) fn directory(&self) -> Result<OwnedFd, FileError> {
+        self.make(&self.path)
+    }
+
+    /// The directory that a file called `name` goes into, and what it is called there.
+    pub(super) fn place_of(&self, name: &[u8]) -> Result<(OwnedFd, CString), FileError> {
+        if self.is_directory() {
+            let name = CString::new(name).map_err(|_| self.failed("name a file in", Errno::INVAL))?;
+            return Ok((self.directory()?, name));
+        }
+        let mut path = self.path.clone();
+        for _ in 0..MOST_LINKS {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+                return Err(FileError::IsADirectory {
+                    path: self.written.clone(),
+                });
+            };
+            let directory = self.make(&parent)?;
+            let name = CString::new(name.as_bytes()).map_err(|_| self.failed("name a file", Errno::INVAL))?;
+            match Metadata::of_name(&directory, name.as_c_str()) {
+                Ok(found) if found.kind == FileKind::Symlink => {
+                    let target = rustix::fs::readlinkat(&directory, name.as_c_str(), Vec::new());
+                    let target = target.map_err(|errno| self.failed("read the link", errno))?;
+                    path = parent.join(std::ffi::OsStr::from_bytes(target.as_bytes()))?;
+                }
+                Ok(_) | Err(Errno::NOENT) => return Ok((directory, name)),
+                Err(errno) => return Err(self.failed("examine", errno)),
+            }
+        }
+        Err(self.failed("follow the links of", Errno::LOOP))
+    }
+
+    fn make(&self, path: &ContainerPath) -> Result<OwnedFd, FileError> {
+        let made = self.rootfs.mkdir_all(path, self.mode, self.owner, self.ids);
+        made.map_err(|error| match error {
+            RootfsError::Access { path, source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => {
+                FileError::NotADirectory { path: path.to_string() }
+            }
+            error => FileError::Rootfs(error),
+        })
+    }
+
+    fn failed(&self, action: &'static str, errno: Errno) -> FileError {
+        FileError::Io {
+            action,
+            path: self.written.clone(),
+            source: errno.into(),
+        }
+    }
+}
+
+impl KeptTimes {
+    /// Of the directory `path`, or of the nearest one above it that is there.
+    pub(super) fn of_nearest(rootfs: &Rootfs, path: &ContainerPath) -> Result<Self, FileError> {
+        let mut path = path.clone();
+        loop {
+            let opened = rootfs.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, rustix::fs::Mode::empty());
+            let error = match opened {
+                Ok(directory) => return Self::of(directory, &path),
+                Err(error) => error,
+            };
+            path = path.parent().ok_or(FileError::Rootfs(error))?;
+        }
+    }
+
+    fn of(directory: OwnedFd, path: &ContainerPath) -> Result<Self, FileError> {
+        let found = Metadata::of(&directory).map_err(|errno| FileError::Io {
+            action: "examine",
+            path: path.to_string(),
+            source: errno.into(),
+        })?;
+        Ok(Self {
+            directory,
+            modified: found.mtime,
+        })
+    }
+}
+
+impl Drop for KeptTimes {
+    fn drop(&mut self) {
+        // Only where something was changed: setting times would copy an untouched directory up.
+        let changed = Metadata::of(&self.directory).is_ok_and(|now| now.mtime != self.modified);
+        if changed {
+            let times: Timestamps = times(self.modified);
+            // A time that stays new harms nothing.
+            let _ = rustix::fs::utimensat(self.directory.as_fd(), c".", &times, AtFlags::empty());
+        }
+    }
+}
