@@ -1,6 +1,7 @@
 //! The `builder` program: see [`builder::cli`].
 
-fn main() {
-    // First, while there is one thread: this may be the start of a sandbox.
-    builder::executor::sandbox::run_if_sandbox();
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    builder::cli::main()
 }

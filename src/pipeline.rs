@@ -1,1 +1,212 @@
-//! (in the making)
+//! One build, from the bytes of a Dockerfile to an image in the store.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+
+use crate::cache::Cache;
+use crate::cancel::Cancel;
+use crate::context::{ContextError, LocalContext};
+use crate::executor::SecretSource;
+use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
+use crate::graph::ImageSource;
+use crate::oci::{ChainId, Reference};
+use crate::parser::{self, Diagnostic};
+use crate::planner::{self, ImageRequest, ImageResolver, PlanErrors, PlanOptions, ResolveError, ResolvedBase, Warning};
+use crate::progress::Progress;
+use crate::pull::{PullPolicy, Puller};
+use crate::snapshot::Snapshotter;
+use crate::solver::{self, Services, SolveError, SolveOptions, Solved, StepReport};
+use crate::store::{SnapshotId, Store, StoreError};
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct BuildRequest {
+    /// The Dockerfile's bytes.
+    pub dockerfile: Vec<u8>,
+    /// Where the Dockerfile lies, where it lies anywhere: its own ignore file is looked for beside it.
+    pub dockerfile_path: Option<PathBuf>,
+    /// Directories, by name; `context` is the main one.
+    pub contexts: BTreeMap<String, PathBuf>,
+    /// What the plan needs to know.
+    pub plan: PlanOptions,
+    /// Whether base images are looked up anew.
+    pub pull: PullPolicy,
+    /// The image's names.
+    pub names: Vec<Reference>,
+    /// Steps that run at the same time, at most.
+    pub jobs: NonZeroUsize,
+}
+
+/// What a build works with.
+#[derive(Clone, Copy)]
+pub struct Workshop<'a> {
+    /// Where images, layers and records are kept.
+    pub store: &'a Store,
+    /// Makes and mounts snapshots.
+    pub snapshotter: &'a Snapshotter,
+    /// Fetches base images.
+    pub puller: &'a Puller,
+    /// The build's secrets.
+    pub secrets: &'a dyn SecretSource,
+    /// Where events go.
+    pub progress: &'a dyn Progress,
+    /// Stops the build.
+    pub cancel: &'a Cancel,
+}
+
+/// A finished build.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The image.
+    pub image: BuiltImage,
+    /// Its file system; `None` for an empty one.
+    pub snapshot: Option<SnapshotId>,
+    /// What became of each step.
+    pub steps: Vec<StepReport>,
+    /// What is allowed but likely a mistake.
+    pub warnings: Vec<Warning>,
+    /// `SOURCE_DATE_EPOCH` as it turned out, seconds since 1970.
+    pub epoch: Option<i64>,
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The Dockerfile is malformed.
+    #[error("the Dockerfile has {} error(s)", .0.len())]
+    Parse(Vec<Diagnostic>),
+    /// The Dockerfile asks for what cannot be planned.
+    #[error(transparent)]
+    Plan(#[from] PlanErrors),
+    /// A context cannot be read.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// A step failed.
+    #[error(transparent)]
+    Solve(#[from] SolveError),
+    /// The result cannot be made into an image.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Builds an image.
+///
+/// # Errors
+/// See [`BuildError`]. Steps that finished before stay in the cache; nothing else is left behind.
+pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, BuildError> {
+    let Workshop {
+        store,
+        snapshotter,
+        puller,
+        secrets,
+        progress,
+        cancel,
+    } = workshop;
+    let _in_use = store.in_use()?;
+    let dockerfile = parser::parse(&request.dockerfile).map_err(BuildError::Parse)?;
+    let contexts = open_contexts(request, store)?;
+    let bases = Bases {
+        puller,
+        pull: request.pull,
+    };
+    let plan = planner::plan(&dockerfile, &request.plan, &bases)?;
+    let cache = Cache::new(store.clone());
+    let services = Services {
+        store,
+        cache: &cache,
+        snapshotter,
+        puller,
+        contexts: &contexts,
+        secrets,
+        progress,
+        cancel,
+    };
+    let options = SolveOptions {
+        jobs: request.jobs,
+        epoch: plan.epoch,
+    };
+    let solved = match plan.result {
+        Some(target) => solver::solve(&plan.graph, target, services, options),
+        None => Ok(Solved {
+            snapshot: None,
+            steps: Vec::new(),
+        }),
+    };
+    for context in contexts.values() {
+        // What was learned of the files is a saving, not a result: a store that cannot keep it costs time only.
+        let _ = context.save_stat_cache();
+    }
+    let solved = solved?;
+    let image = export::image(
+        store,
+        snapshotter,
+        ExportRequest {
+            base: &plan.config.rootfs.diff_ids.clone(),
+            result: solved.snapshot,
+            config: plan.config,
+            epoch: plan.epoch,
+            created: plan.epoch.unwrap_or_else(|| OffsetDateTime::now_utc().unix_timestamp()),
+            names: &request.names,
+        },
+    )?;
+    store.sync()?;
+    let (snapshot, steps) = (solved.snapshot, solved.steps);
+    Ok(Built {
+        image,
+        snapshot,
+        steps,
+        warnings: plan.warnings,
+        epoch: plan.epoch,
+    })
+}
+
+fn open_contexts(request: &BuildRequest, store: &Store) -> Result<BTreeMap<String, LocalContext>, ContextError> {
+    let stat_caches = store.root().join("stat-cache");
+    let open = |(name, path): (&String, &PathBuf)| {
+        // A named context has an ignore file of its own; the Dockerfile's is the main context's.
+        let dockerfile: Option<&Path> = request.dockerfile_path.as_deref().filter(|_| name == "context");
+        Ok((name.clone(), LocalContext::open(path, dockerfile, &stat_caches)?))
+    };
+    request.contexts.iter().map(open).collect()
+}
+
+/// Finds base images in the local store and in registries, all at the same time.
+struct Bases<'a> {
+    puller: &'a Puller,
+    pull: PullPolicy,
+}
+
+impl Bases<'_> {
+    fn find(&self, request: &ImageRequest) -> Result<ResolvedBase, ResolveError> {
+        let image = self.puller.resolve(&request.reference, &request.platform, self.pull)?;
+        let config = image.config.into_value();
+        let source = ImageSource {
+            chain: ChainId::of(&config.rootfs.diff_ids),
+            reference: request.reference.clone(),
+            config: image.id,
+            platform: request.platform.clone(),
+        };
+        Ok(ResolvedBase { source, config })
+    }
+}
+
+impl ImageResolver for Bases<'_> {
+    fn resolve(&self, requests: &[ImageRequest]) -> Vec<Result<ResolvedBase, ResolveError>> {
+        std::thread::scope(|scope| {
+            let lookups: Vec<_> = requests
+                .iter()
+                .map(|request| scope.spawn(|| self.find(request)))
+                .collect();
+            lookups
+                .into_iter()
+                .map(|lookup| lookup.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        })
+    }
+}

@@ -1,1 +1,59 @@
-//! (in the making)
+//! The command line: arguments and environment → validated requests; results → output; errors → text and exit codes.
+//!
+//! The only room that prints, reads the environment, and exits.
+
+mod commands;
+mod config;
+mod diagnostic;
+mod failure;
+mod format;
+mod interrupt;
+mod progress;
+mod report;
+mod secrets;
+mod session;
+mod template;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::Command;
+use session::GlobalOptions;
+
+/// Turns a Dockerfile into an OCI image and runs it: without a daemon, as root or as an ordinary user.
+///
+/// `builder build -t app .` builds the Dockerfile in this directory; `builder run app` runs the image.
+#[derive(Debug, Parser)]
+#[command(name = "builder", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 success; 1 the build's own fault; 2 wrong usage; 3 the environment's fault \
+(registry, kernel, disk). `builder run` ends with the container's own code, or with 125 (builder's failure), \
+126 (the command cannot be executed) or 127 (the command is not there), as docker does."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Runs the program with the process's arguments, to its end.
+pub fn main() -> ExitCode {
+    crate::executor::sandbox::run_if_sandbox();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are data, on standard output; a mistake is talk, on standard error.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match cli.command.run(&cli.global) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.print();
+            failure.exit_code()
+        }
+    }
+}

@@ -2,5 +2,12 @@
 //!
 //! Owns the running; what to run stands in `graph`, where results live in `store` and `snapshot`.
 
+mod cache_mount;
+mod exec;
 pub mod file;
+pub mod network_files;
 pub mod sandbox;
+
+pub use cache_mount::CacheMountError;
+pub use exec::{ExecError, ExecTask, SecretError, SecretSource, run_exec};
+pub use file::{FileError, FileInput as Input, run_file};

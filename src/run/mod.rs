@@ -1,1 +1,13 @@
-//! (in the making)
+//! Containers: an image, run in the foreground.
+//!
+//! Owns a container's directory (`<store>/containers/<id>`), its name and its record, and the way from an image's
+//! configuration to a sandbox. What confines the process is the executor's `sandbox`.
+
+mod container;
+mod error;
+mod process;
+mod terminal;
+
+pub use container::{Container, State, list, remove};
+pub use error::RunError;
+pub use process::{Keep, RunOptions, Streams, Volume, run};

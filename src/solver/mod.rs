@@ -1,1 +1,145 @@
-//! (in the making)
+//! Walks a graph: which results are known, which operations must run, and running those in parallel.
+//!
+//! Keys come first: those of the whole graph are computed before anything runs, and the target is looked up first,
+//! backwards, so that a full hit is one look-up. An operation whose definition is new is looked up once more when its
+//! inputs are there, by what they hold: a stage that was built anew and came out the same still hits.
+//!
+//! Owns the order of work and the decision to run; what an operation does is the executor's, what a key means the
+//! cache's. Knows nothing of Dockerfiles.
+
+mod error;
+mod keys;
+mod lookup;
+mod schedule;
+mod step;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use error::{SolveError, StepError};
+
+use crate::cache::Cache;
+use crate::cancel::Cancel;
+use crate::context::LocalContext;
+use crate::executor::SecretSource;
+use crate::graph::{Graph, VertexId};
+use crate::progress::{Event, Outcome, Progress, StepId};
+use crate::pull::Puller;
+use crate::snapshot::Snapshotter;
+use crate::store::{SnapshotId, Store};
+
+use keys::Keys;
+use lookup::Decision;
+
+/// What a solve works with.
+#[derive(Clone, Copy)]
+pub struct Services<'a> {
+    /// Where results and their records are kept.
+    pub store: &'a Store,
+    /// The records of earlier results.
+    pub cache: &'a Cache,
+    /// Makes and mounts snapshots.
+    pub snapshotter: &'a Snapshotter,
+    /// Fetches the layers of base images.
+    pub puller: &'a Puller,
+    /// The build contexts, by name.
+    pub contexts: &'a BTreeMap<String, LocalContext>,
+    /// The build's secrets.
+    pub secrets: &'a dyn SecretSource,
+    /// Where events go.
+    pub progress: &'a dyn Progress,
+    /// Stops the solve. Set by the solver itself when a step fails, so that the others end too.
+    pub cancel: &'a Cancel,
+}
+
+/// What the caller decides.
+#[derive(Clone, Copy, Debug)]
+pub struct SolveOptions {
+    /// Steps that run at the same time, at most.
+    pub jobs: NonZeroUsize,
+    /// `SOURCE_DATE_EPOCH`: layers are digested in the background while later steps run, and their digest depends on it.
+    pub epoch: Option<i64>,
+}
+
+/// What a solve gave.
+#[derive(Clone, Debug)]
+pub struct Solved {
+    /// The target's file system; `None` for an empty one.
+    pub snapshot: Option<SnapshotId>,
+    /// What became of each step that is shown, in the order of the graph.
+    pub steps: Vec<StepReport>,
+}
+
+/// What became of a step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StepReport {
+    /// How it is called.
+    pub name: Arc<str>,
+    /// Its lines in the Dockerfile.
+    pub lines: Option<(usize, usize)>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Computes `target`.
+///
+/// # Errors
+/// The first step that failed, with its place; [`SolveError::Cancelled`] when the token was set from outside.
+pub fn solve(
+    graph: &Graph,
+    target: VertexId,
+    services: Services<'_>,
+    options: SolveOptions,
+) -> Result<Solved, SolveError> {
+    let keys = Keys::compute(graph, target, services)?;
+    let decisions = lookup::decide(graph, target, &keys, services.cache, services.store)?;
+    let known = report_known(graph, &keys, &decisions, services.progress);
+    let mut run = schedule::run(graph, target, &keys, &decisions, services, options)?;
+    let snapshot = run.results.remove(&target).flatten();
+    let mut steps = known;
+    steps.append(&mut run.reports);
+    steps.sort_by_key(|(id, _)| *id);
+    Ok(Solved {
+        snapshot,
+        steps: steps.into_iter().map(|(_, report)| report).collect(),
+    })
+}
+
+/// Says which steps need not run: those that hit, and those that only lead to hits.
+fn report_known(
+    graph: &Graph,
+    keys: &Keys,
+    decisions: &BTreeMap<VertexId, Decision>,
+    progress: &dyn Progress,
+) -> Vec<(VertexId, StepReport)> {
+    let shown = |id: &VertexId| !graph[*id].label.name.is_empty() && !matches!(decisions.get(id), Some(Decision::Run));
+    let mut reports = Vec::new();
+    for id in keys.reachable().filter(shown) {
+        let label = &graph[id].label;
+        let (outcome, duration) = match keys.context_time(id) {
+            Some(duration) => (Outcome::Done, duration),
+            None => (Outcome::Cached, Duration::ZERO),
+        };
+        let (step, name) = (StepId(id.index()), label.name.clone());
+        progress.report(Event::StepFinished {
+            step,
+            name: name.clone(),
+            outcome: outcome.clone(),
+            duration,
+        });
+        reports.push((
+            id,
+            StepReport {
+                name,
+                lines: label.lines,
+                outcome,
+                duration,
+            },
+        ));
+    }
+    reports
+}

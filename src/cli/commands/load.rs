@@ -1,0 +1,48 @@
+//! `builder load`.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::failure::Failure;
+use crate::cli::session::{GlobalOptions, Session, default_platform};
+use crate::export;
+use crate::oci::Platform;
+
+/// Read images from an archive: an OCI archive or layout, or one made with `docker save`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Arguments {
+    /// The file, or the directory of an OCI layout; by default standard input.
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Print nothing but ids.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
+    let session = Session::open(global)?;
+    let store = &session.store;
+    let platform = default_platform()?.unwrap_or_else(Platform::host);
+    let loaded = match &arguments.input {
+        Some(path) if path.is_dir() => export::load_directory(store, &platform, path)?,
+        Some(path) => {
+            let file =
+                File::open(path).map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+            export::load(store, &platform, file)?
+        }
+        None => export::load(store, &platform, std::io::stdin())?,
+    };
+    store.sync()?;
+    for image in &loaded {
+        match (arguments.quiet, image.names.as_slice()) {
+            (true, _) => println!("{}", image.id),
+            (false, []) => println!("Loaded image ID: {}", image.id),
+            (false, names) => names
+                .iter()
+                .for_each(|name| println!("Loaded image: {}", name.familiar())),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! One file for each command; its doc comments are its help.
+
+mod build;
+mod containers;
+mod images;
+mod inspect;
+mod load;
+mod output;
+mod pull;
+mod push;
+mod rmi;
+mod run;
+mod save;
+mod tag;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::failure::Failure;
+use super::session::GlobalOptions;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    #[command(visible_alias = "bud")]
+    Build(Box<build::Arguments>),
+    Run(Box<run::Arguments>),
+    Images(images::Arguments),
+    Inspect(inspect::Arguments),
+    Tag(tag::Arguments),
+    Rmi(rmi::Arguments),
+    Pull(pull::Arguments),
+    Push(push::Arguments),
+    Save(save::Arguments),
+    Load(load::Arguments),
+    Ps(containers::ListArguments),
+    Rm(containers::RemoveArguments),
+}
+
+impl Command {
+    /// Runs the command.
+    pub fn run(self, global: &GlobalOptions) -> Result<ExitCode, Failure> {
+        match self {
+            Command::Build(arguments) => build::run(*arguments, global),
+            Command::Run(arguments) => return run::run(*arguments, global),
+            Command::Images(arguments) => images::run(&arguments, global),
+            Command::Inspect(arguments) => inspect::run(&arguments, global),
+            Command::Tag(arguments) => tag::run(&arguments, global),
+            Command::Rmi(arguments) => rmi::run(&arguments, global),
+            Command::Pull(arguments) => pull::run(&arguments, global),
+            Command::Push(arguments) => push::run(&arguments, global),
+            Command::Save(arguments) => save::run(&arguments, global),
+            Command::Load(arguments) => load::run(&arguments, global),
+            Command::Ps(arguments) => containers::list(&arguments, global),
+            Command::Rm(arguments) => containers::remove(&arguments, global),
+        }?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

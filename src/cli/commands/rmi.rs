@@ -1,0 +1,54 @@
+//! `builder rmi`.
+
+use clap::Args;
+
+use crate::cli::failure::Failure;
+use crate::cli::session::{GlobalOptions, Session};
+use crate::oci::Reference;
+use crate::store::Keep;
+
+/// Remove images, by name, by id, or by the beginning of an id.
+///
+/// A name is taken from its image; an image without another name is removed. Results of build steps stay in the cache.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Arguments {
+    /// Take away all of an image's names.
+    #[arg(short, long)]
+    force: bool,
+    /// The images.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
+    let session = Session::open(global)?;
+    for text in &arguments.images {
+        remove(text, arguments.force, &session)?;
+    }
+    session.store.collect(Keep::ImagesAndRecords)?;
+    Ok(())
+}
+
+fn remove(text: &str, force: bool, session: &Session) -> Result<(), Failure> {
+    let image = session.image(text)?;
+    let names = session.store.names_of(&image.id)?;
+    let named: Option<Reference> = text.parse().ok().filter(|name| names.contains(name));
+    if named.is_none() && names.len() > 1 && !force {
+        let names: Vec<String> = names.iter().map(Reference::familiar).collect();
+        let message = format!("image {} has several names: {}", image.id.short(), names.join(", "));
+        return Err(Failure::usage(message).hint("remove a name, or all with --force"));
+    }
+    let taken = match named {
+        Some(name) if !force => vec![name],
+        _ => names.clone(),
+    };
+    for name in &taken {
+        session.store.untag(name)?;
+        println!("Untagged: {}", name.familiar());
+    }
+    if taken.len() == names.len() {
+        session.store.remove_image(&image.id)?;
+        println!("Deleted: {}", image.id);
+    }
+    Ok(())
+}

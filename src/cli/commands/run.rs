@@ -1,0 +1,286 @@
+//! `builder run`.
+
+use std::io::IsTerminal;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+
+use super::build::{Network, Pull, extra_host};
+use crate::cancel::Cancel;
+use crate::cli::failure::{Failure, Fault};
+use crate::cli::progress::{Style, renderer};
+use crate::cli::session::{GlobalOptions, Session, default_platform};
+use crate::executor::sandbox;
+use crate::graph::Access;
+use crate::oci::Platform;
+use crate::pull::{PullPolicy, ResolvedImage};
+use crate::run::{self, Keep, RunError, RunOptions, Streams, Volume};
+
+/// Run a command in a new container, in the foreground.
+///
+/// Ends with the command's exit code; with 125 when builder itself failed, 126 when the command cannot be executed, 127
+/// when it is not there.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Arguments {
+    /// Remove the container when its command has ended.
+    #[arg(long)]
+    rm: bool,
+    /// Keep standard input open.
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the container a terminal.
+    #[arg(short, long)]
+    tty: bool,
+    /// The container's name.
+    #[arg(long)]
+    name: Option<String>,
+    /// Set a variable, `NAME=value`; `NAME` alone takes the value from the environment.
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Read variables from a file, one `NAME=value` a line.
+    #[arg(long = "env-file", value_name = "FILE")]
+    env_files: Vec<PathBuf>,
+    /// The working directory.
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// The user, `name|uid[:group|gid]`.
+    #[arg(short, long)]
+    user: Option<String>,
+    /// A directory or file of the host: `/host:/container`, or `/host:/container:ro`.
+    #[arg(short, long = "volume", value_name = "HOST:CONTAINER[:ro]")]
+    volumes: Vec<String>,
+    /// Takes the place of the image's entry point; empty for none.
+    #[arg(long, value_name = "COMMAND")]
+    entrypoint: Option<String>,
+    /// The network: the host's, or a loopback device alone.
+    #[arg(long, default_value = "default", value_name = "MODE")]
+    network: Network,
+    /// The container's host name.
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// A line for /etc/hosts, `name:address`.
+    #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
+    add_hosts: Vec<String>,
+    /// Whether the image is looked up in its registry.
+    #[arg(long, default_value = "missing", value_name = "WHEN")]
+    pull: Pull,
+    /// The platform, where the image has several.
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
+    /// The image: a name, an id, or the beginning of an id.
+    image: String,
+    /// The command and its arguments, in place of the image's.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Runs the container; failures of builder's own end with docker's codes.
+pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
+    run_container(arguments, global).map_err(Failure::of_container)
+}
+
+fn run_container(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
+    let session = Session::open(global)?;
+    // Ctrl-C ends a pull; from then on signals are the container's.
+    let (signals, cancel) = forward_signals()?;
+    let _in_use = session.store.in_use()?;
+    let puller = session.puller(&cancel);
+    let image = find_image(&arguments, &session, &puller)?;
+    let progress = renderer(Style::Auto);
+    let snapshot = puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
+    let options = options(&arguments, &image)?;
+    let streams = streams(&arguments)?;
+    let config = &image.config.value().config;
+    let exit = run::run(
+        &session.store,
+        &session.snapshotter,
+        snapshot,
+        config,
+        &options,
+        streams,
+        signals,
+    );
+    match exit {
+        Ok(exit) => Ok(ExitCode::from(u8::try_from(exit.code()).unwrap_or(u8::MAX))),
+        Err(error) => {
+            let code = error.exit_code();
+            let hint = error.hint();
+            Err(Failure::of(Fault::Container(code), &error).hinted(hint))
+        }
+    }
+}
+
+fn find_image(
+    arguments: &Arguments,
+    session: &Session,
+    puller: &crate::pull::Puller,
+) -> Result<ResolvedImage, Failure> {
+    let policy = PullPolicy::from(Some(arguments.pull));
+    if policy != PullPolicy::Always
+        && let Some(record) = session.store.find_image(&arguments.image)?
+    {
+        let config = session.store.image_config(&record.id)?;
+        let reference = arguments
+            .image
+            .parse()
+            .or_else(|_| format!("{}", record.id.hex()).parse());
+        let reference = reference.map_err(|error| Failure::usage(format!("{error}")))?;
+        return Ok(ResolvedImage {
+            reference,
+            id: record.id,
+            config,
+            manifest: record.manifest,
+        });
+    }
+    let reference = arguments
+        .image
+        .parse()
+        .map_err(|error| Failure::usage(format!("{error}")))?;
+    let platform = match &arguments.platform {
+        Some(platform) => platform.clone(),
+        None => default_platform()?.unwrap_or_else(Platform::host),
+    };
+    let image = puller.resolve(&reference, &platform, policy)?;
+    session.store.tag(&reference, image.id)?;
+    Ok(image)
+}
+
+fn options(arguments: &Arguments, image: &ResolvedImage) -> Result<RunOptions, Failure> {
+    let mut env = Vec::new();
+    for path in &arguments.env_files {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+        let lines = text
+            .lines()
+            .map(str::trim_start)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        env.extend(lines.filter_map(|line| variable(line)));
+    }
+    env.extend(arguments.env.iter().filter_map(|text| variable(text)));
+    Ok(RunOptions {
+        image: arguments.image.clone(),
+        image_id: image.id,
+        name: arguments.name.clone(),
+        keep: if arguments.rm { Keep::Nothing } else { Keep::Record },
+        env,
+        working_dir: arguments.workdir.clone(),
+        user: arguments.user.clone(),
+        entrypoint: arguments.entrypoint.as_ref().map(|word| vec![word.clone()]),
+        command: arguments.command.clone(),
+        volumes: arguments
+            .volumes
+            .iter()
+            .map(|text| volume(text))
+            .collect::<Result<_, Failure>>()?,
+        network: match arguments.network {
+            Network::None => sandbox::Network::None,
+            Network::Host | Network::Default => sandbox::Network::Host,
+        },
+        hostname: arguments.hostname.clone(),
+        extra_hosts: arguments
+            .add_hosts
+            .iter()
+            .map(|text| extra_host(text))
+            .collect::<Result<_, Failure>>()?,
+    })
+}
+
+/// `NAME=value`; a name alone takes its value from the environment, where it has one.
+fn variable(text: &str) -> Option<String> {
+    match text.contains('=') {
+        true => Some(text.to_owned()),
+        false => std::env::var(text).ok().map(|value| format!("{text}={value}")),
+    }
+}
+
+fn volume(text: &str) -> Result<Volume, Failure> {
+    let wrong = |reason: &str| {
+        Failure::usage(format!("--volume {text}: {reason}")).hint("write /host:/container or /host:/container:ro")
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, access) = match parts.as_slice() {
+        [source, target] => (source, target, Access::ReadWrite),
+        [source, target, "ro"] => (source, target, Access::ReadOnly),
+        [source, target, "rw"] => (source, target, Access::ReadWrite),
+        [_, _, _] => return Err(wrong("the option after the second `:` is ro or rw")),
+        _ => return Err(wrong("expected two paths")),
+    };
+    if !source.starts_with(['/', '.']) {
+        return Err(wrong(
+            "named volumes are not supported yet; the first path is a directory of the host",
+        ));
+    }
+    if !target.starts_with('/') {
+        return Err(wrong("the path in the container must be absolute"));
+    }
+    let source = std::path::absolute(source).map_err(|error| wrong(&error.to_string()))?;
+    Ok(Volume {
+        source,
+        target: (*target).to_owned(),
+        access,
+    })
+}
+
+fn streams(arguments: &Arguments) -> Result<Streams, Failure> {
+    let failed = |error: std::io::Error| Failure::environment(format!("cannot use the standard streams: {error}"));
+    let copy = |descriptor: rustix::fd::BorrowedFd<'_>| descriptor.try_clone_to_owned().map_err(failed);
+    let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    if arguments.tty {
+        if arguments.interactive && !input.is_terminal() {
+            return Err(Failure::usage("standard input is not a terminal").hint("leave -t out"));
+        }
+        let input = if arguments.interactive {
+            Some(copy(std::os::fd::AsFd::as_fd(&input))?)
+        } else {
+            None
+        };
+        return Ok(Streams::Terminal {
+            input,
+            output: copy(std::os::fd::AsFd::as_fd(&output))?,
+        });
+    }
+    let stdin = match arguments.interactive {
+        true => copy(std::os::fd::AsFd::as_fd(&input))?,
+        false => std::fs::File::open("/dev/null").map_err(failed)?.into(),
+    };
+    let stdout = copy(std::os::fd::AsFd::as_fd(&output))?;
+    let stderr = copy(std::os::fd::AsFd::as_fd(&errors))?;
+    Ok(Streams::Descriptors { stdin, stdout, stderr })
+}
+
+/// A stream of the numbers of the signals that this process gets, and a token that those which end it set.
+fn forward_signals() -> Result<(OwnedFd, Cancel), Failure> {
+    let failed = |error: std::io::Error| Failure::environment(format!("cannot handle signals: {error}"));
+    let (reader, writer) = UnixStream::pair().map_err(failed)?;
+    writer.set_nonblocking(true).map_err(failed)?;
+    let cancel = Cancel::new().map_err(failed)?;
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH] {
+        let writer = writer.try_clone().map_err(failed)?;
+        let token = cancel.clone();
+        let handler = move || {
+            // A full pipe means a hundred thousand unread signals: one more says nothing.
+            let _ = rustix::io::write(&writer, &[signal as u8]);
+            if matches!(signal, SIGHUP | SIGINT | SIGQUIT | SIGTERM) {
+                token.cancel();
+            }
+        };
+        // SAFETY: the handler writes to a socket and to an eventfd and sets an atomic, as signal-safety(7) allows.
+        unsafe { signal_hook::low_level::register(signal, handler) }.map_err(failed)?;
+    }
+    Ok((reader.into(), cancel))
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        let hint = error.hint();
+        let fault = match &error {
+            RunError::NoContainer(_) | RunError::Ambiguous(_) | RunError::StillRunning(_) => Fault::Usage,
+            _ => Fault::Environment,
+        };
+        Failure::of(fault, &error).hinted(hint)
+    }
+}

@@ -1,0 +1,67 @@
+//! `builder save`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::output::{to_file, to_stdout};
+use crate::cli::failure::Failure;
+use crate::cli::session::{GlobalOptions, Session};
+use crate::export::{self, NamedImage};
+
+/// Write images to an archive.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Arguments {
+    /// The file; by default standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The archive's format.
+    #[arg(long, default_value = "docker-archive", value_name = "FORMAT")]
+    format: Format,
+    /// The images: names, ids, or beginnings of ids.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    /// What `docker load` reads.
+    DockerArchive,
+    /// An OCI layout in one file.
+    OciArchive,
+    /// An OCI layout, a directory.
+    OciDir,
+}
+
+pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
+    let session = Session::open(global)?;
+    let Session { store, snapshotter, .. } = &session;
+    let images = arguments
+        .images
+        .iter()
+        .map(|text| named(&session, text))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let write = |out: &mut dyn std::io::Write| match arguments.format {
+        Format::OciArchive => export::oci_archive(store, snapshotter, &images, None, None, out),
+        _ => export::docker_archive(store, snapshotter, &images, None, out),
+    };
+    match (arguments.format, &arguments.output) {
+        (Format::OciDir, Some(path)) => Ok(export::oci_directory(store, snapshotter, &images, None, path)?),
+        (Format::OciDir, None) => {
+            Err(Failure::usage("a directory cannot go to standard output").hint("name it with -o"))
+        }
+        (_, Some(path)) => to_file(path, write),
+        (_, None) => to_stdout(write),
+    }
+}
+
+/// The image, with the name that was given, or with all of its names where an id was given.
+fn named(session: &Session, text: &str) -> Result<NamedImage, Failure> {
+    let image = session.image(text)?;
+    let names = session.store.names_of(&image.id)?;
+    let given = text.parse().ok().filter(|name| names.contains(name));
+    Ok(NamedImage {
+        id: image.id,
+        names: given.map_or(names, |name| vec![name]),
+    })
+}

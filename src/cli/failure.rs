@@ -1,0 +1,224 @@
+//! What a user is told when something fails: one clear message, its causes, what to do, and the exit code.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use super::progress::printable;
+use crate::context::{ContextError, SelectionError};
+use crate::executor::sandbox::rootless::RootlessError;
+use crate::executor::{ExecError, FileError};
+use crate::export::ExportError;
+use crate::pull::PullError;
+use crate::push::PushError;
+use crate::snapshot::SnapshotError;
+use crate::store::StoreError;
+
+/// Whose fault it is, which is what the exit code says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    /// The build's own: a failing step, a missing file. Exit code 1.
+    Build,
+    /// The command line's or the configuration's. Exit code 2.
+    Usage,
+    /// The registry's, the kernel's, the disk's. Exit code 3.
+    Environment,
+    /// A container that did not come to run, with docker's code for it.
+    Container(u8),
+}
+
+/// Something that ends the program.
+#[derive(Debug)]
+pub(super) struct Failure {
+    fault: Fault,
+    message: String,
+    hint: Option<String>,
+    /// Whole and rendered already: nothing is put before it.
+    rendered: bool,
+}
+
+impl Failure {
+    /// A failure of `fault`'s, said in one line.
+    pub fn new(fault: Fault, message: impl Into<String>) -> Self {
+        Self {
+            fault,
+            message: message.into(),
+            hint: None,
+            rendered: false,
+        }
+    }
+
+    /// A mistake on the command line or in the configuration.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Fault::Usage, message)
+    }
+
+    /// The environment's fault.
+    pub fn environment(message: impl Into<String>) -> Self {
+        Self::new(Fault::Environment, message)
+    }
+
+    /// A message that is drawn already, source line and all.
+    pub fn rendered(fault: Fault, message: String) -> Self {
+        Self {
+            fault,
+            message,
+            hint: None,
+            rendered: true,
+        }
+    }
+
+    /// An error and its causes.
+    pub fn of(fault: Fault, error: &(dyn Error + 'static)) -> Self {
+        Self::new(fault, with_causes(error))
+    }
+
+    /// What to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What to do about it, where that is known.
+    pub fn hinted(self, hint: Option<impl Into<String>>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
+    /// The same as `docker run` ends with it: 125, unless the container has a code of its own.
+    pub fn of_container(mut self) -> Self {
+        if !matches!(self.fault, Fault::Container(_)) {
+            self.fault = Fault::Container(125);
+        }
+        self
+    }
+
+    /// Says it on standard error.
+    pub fn print(&self) {
+        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let (red, cyan, plain) = if colour {
+            ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m")
+        } else {
+            ("", "", "")
+        };
+        if self.rendered {
+            eprintln!("{}", self.message);
+        } else {
+            eprintln!("{red}error:{plain} {}", printable_lines(&self.message));
+        }
+        if let Some(hint) = &self.hint {
+            eprintln!("{cyan}hint:{plain} {}", printable_lines(hint));
+        }
+    }
+
+    /// The code that the program ends with.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self.fault {
+            Fault::Build => 1,
+            Fault::Usage => 2,
+            Fault::Environment => 3,
+            Fault::Container(code) => code,
+        })
+    }
+}
+
+fn printable_lines(text: &str) -> String {
+    text.lines()
+        .map(|line| printable(line.as_bytes(), false))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// An error and its causes in one text; a cause that the error's own text names already is not said twice.
+pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let fault = match &error {
+            StoreError::AmbiguousId { .. } | StoreError::NoImage(_) => Fault::Usage,
+            _ => Fault::Environment,
+        };
+        Failure::of(fault, &error).hinted(error.advice())
+    }
+}
+
+impl From<SnapshotError> for Failure {
+    fn from(error: SnapshotError) -> Self {
+        Failure::of(Fault::Environment, &error).hinted(error.advice())
+    }
+}
+
+impl From<ContextError> for Failure {
+    fn from(error: ContextError) -> Self {
+        Failure::of(Fault::Usage, &error).hinted(error.advice())
+    }
+}
+
+impl From<PullError> for Failure {
+    fn from(error: PullError) -> Self {
+        Failure::of(fault_of_pull(&error), &error).hinted(error.hint())
+    }
+}
+
+impl From<PushError> for Failure {
+    fn from(error: PushError) -> Self {
+        Failure::of(Fault::Environment, &error).hinted(error.hint())
+    }
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Self {
+        Failure::of(Fault::Environment, &error).hinted(error.advice())
+    }
+}
+
+impl From<RootlessError> for Failure {
+    fn from(error: RootlessError) -> Self {
+        Failure::of(Fault::Environment, &error)
+    }
+}
+
+impl From<super::template::TemplateError> for Failure {
+    fn from(error: super::template::TemplateError) -> Self {
+        Failure::of(Fault::Usage, &error)
+    }
+}
+
+/// An image that is not there is the build's fault; a registry that does not answer the environment's.
+pub(super) fn fault_of_pull(error: &PullError) -> Fault {
+    if error.is_not_found() {
+        Fault::Build
+    } else {
+        Fault::Environment
+    }
+}
+
+/// A step's fault is the build's, unless store, kernel or registry failed under it.
+pub(super) fn fault_of_step(error: &crate::solver::StepError) -> Fault {
+    use crate::solver::StepError;
+    match error {
+        StepError::Exec(ExecError::Store(_) | ExecError::Snapshot(_)) => Fault::Environment,
+        StepError::File(FileError::Snapshot(_)) => Fault::Environment,
+        StepError::Exec(_) | StepError::File(_) | StepError::UnknownContext(_) => Fault::Build,
+        StepError::Selection(SelectionError::Changed { .. }) => Fault::Environment,
+        StepError::Selection(_) => Fault::Build,
+        StepError::Pull(error) => fault_of_pull(error),
+        StepError::Snapshot(_) | StepError::Store(_) => Fault::Environment,
+        StepError::Cancelled => Fault::Build,
+    }
+}

@@ -1,0 +1,121 @@
+//! A build's errors and warnings, told with the Dockerfile's lines.
+
+use std::error::Error;
+
+use super::diagnostic::{Remark, SourceFile, draw, span_of_lines};
+use super::failure::{Failure, Fault, fault_of_pull, fault_of_step, with_causes};
+use super::progress::printable;
+use crate::executor::ExecError;
+use crate::parser::{Diagnostic, Severity, line_of};
+use crate::pipeline::BuildError;
+use crate::planner::{PlanError, PlanErrors, Problem, Warning};
+use crate::pull::PullError;
+use crate::solver::{SolveError, StepError};
+
+/// What a failed build says.
+pub(super) fn build_failure(source: &SourceFile<'_>, error: BuildError) -> Failure {
+    match error {
+        BuildError::Parse(diagnostics) => {
+            let drawn: Vec<String> = diagnostics
+                .iter()
+                .map(|diagnostic| syntax(source, diagnostic))
+                .collect();
+            Failure::rendered(Fault::Build, drawn.join("\n\n"))
+        }
+        BuildError::Plan(errors) => plan_failure(source, &errors),
+        BuildError::Context(error) => error.into(),
+        BuildError::Export(error) => error.into(),
+        BuildError::Store(error) | BuildError::Solve(SolveError::Store(error)) => error.into(),
+        BuildError::Solve(SolveError::Step {
+            name,
+            lines,
+            source: error,
+        }) => step_failure(source, &name, lines, &error),
+        BuildError::Solve(error @ SolveError::Cancelled) => Failure::of(Fault::Build, &error)
+            .hint("steps that finished are in the cache: the next build goes on from there"),
+    }
+}
+
+/// A syntax error or warning.
+fn syntax(source: &SourceFile<'_>, diagnostic: &Diagnostic) -> String {
+    let remark = Remark {
+        severity: diagnostic.severity,
+        title: diagnostic.message.clone(),
+        span: Some(diagnostic.span),
+        label: None,
+        notes: Vec::new(),
+        hint: diagnostic.hint.as_deref(),
+    };
+    draw(source, &remark)
+}
+
+fn plan_failure(source: &SourceFile<'_>, errors: &PlanErrors) -> Failure {
+    let drawn: Vec<String> = errors.iter().map(|error| plan_error(source, error)).collect();
+    // The registry's fault only where nothing is wrong with the Dockerfile itself.
+    let environment = errors
+        .iter()
+        .all(|error| fault_of_problem(&error.problem) == Fault::Environment);
+    Failure::rendered(
+        if environment { Fault::Environment } else { Fault::Build },
+        drawn.join("\n\n"),
+    )
+}
+
+fn fault_of_problem(problem: &Problem) -> Fault {
+    match problem {
+        Problem::BaseImage { source, .. } => source.downcast_ref::<PullError>().map_or(Fault::Build, fault_of_pull),
+        _ => Fault::Build,
+    }
+}
+
+fn plan_error(source: &SourceFile<'_>, error: &PlanError) -> String {
+    let hint = error.hint().or_else(|| match &error.problem {
+        Problem::BaseImage { source, .. } => source
+            .downcast_ref::<PullError>()
+            .and_then(|error| error.hint().map(Into::into)),
+        _ => None,
+    });
+    let remark = Remark {
+        severity: Severity::Error,
+        title: printable(with_causes(&error.problem).as_bytes(), false),
+        span: error.span,
+        label: None,
+        notes: Vec::new(),
+        hint: hint.as_deref(),
+    };
+    draw(source, &remark)
+}
+
+fn step_failure(source: &SourceFile<'_>, name: &str, lines: Option<(usize, usize)>, error: &StepError) -> Failure {
+    let mut notes = Vec::new();
+    if let StepError::Exec(ExecError::Failed { tail, .. }) = error
+        && !tail.is_empty()
+    {
+        let lines: Vec<String> = tail.iter().map(|line| printable(line, false)).collect();
+        notes.push(format!("its last output:\n{}", lines.join("\n")));
+    }
+    let remark = Remark {
+        severity: Severity::Error,
+        title: format!(
+            "{name}: {}",
+            printable(with_causes(error as &(dyn Error + 'static)).as_bytes(), false)
+        ),
+        span: lines.map(|lines| span_of_lines(source.text, lines)),
+        label: None,
+        notes,
+        hint: None,
+    };
+    Failure::rendered(fault_of_step(error), draw(source, &remark))
+}
+
+/// A warning in one line: `Dockerfile:3: UndefinedVar: …`.
+pub(super) fn warning_line(source: &SourceFile<'_>, warning: &Warning) -> String {
+    let place = match warning.span {
+        Some(span) => format!("{}:{}: ", source.name, line_of(source.text.as_bytes(), span.start)),
+        None => String::new(),
+    };
+    match warning.rule {
+        Some(rule) => format!("{place}{rule}: {}", warning.message),
+        None => format!("{place}{}", warning.message),
+    }
+}

@@ -1,0 +1,124 @@
+//! What every command begins with: configuration, identity, store.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::config::Config;
+use super::failure::Failure;
+use crate::cancel::Cancel;
+use crate::executor::sandbox::rootless::{Identities, enter_user_namespace, has_single_id};
+use crate::oci::Platform;
+use crate::pull::Puller;
+use crate::registry::{Client, Credentials};
+use crate::snapshot::{IdMode, Snapshotter};
+use crate::store::{ImageRecord, Store};
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct GlobalOptions {
+    /// The directory of images, layers and cache.
+    ///
+    /// By default /var/lib/builder for root, and $XDG_DATA_HOME/builder (~/.local/share/builder) for others.
+    #[arg(long, global = true, env = "BUILDER_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+/// An open store, and what is needed to use it.
+pub(super) struct Session {
+    pub config: Config,
+    pub store: Store,
+    pub snapshotter: Snapshotter,
+    identities: Identities,
+}
+
+impl Session {
+    /// Reads the configuration, becomes root of a user namespace where the caller is not root, and opens the store.
+    /// To be called before threads are started.
+    pub fn open(global: &GlobalOptions) -> Result<Self, Failure> {
+        let config = Config::load()?;
+        let root = match global.root.clone().or_else(|| config.root.clone()) {
+            Some(root) => root,
+            None => default_root()?,
+        };
+        let identities = enter_user_namespace()?;
+        let store = Store::open(&root)?;
+        let ids = if has_single_id() { IdMode::Single } else { IdMode::Full };
+        let snapshotter = Snapshotter::new(store.clone(), ids)?;
+        Ok(Self {
+            config,
+            store,
+            snapshotter,
+            identities,
+        })
+    }
+
+    /// Whether files can be given to anybody, outside of this process's namespace too.
+    pub fn is_root(&self) -> bool {
+        matches!(self.identities, Identities::Root)
+    }
+
+    /// The image that `text` names.
+    pub fn image(&self, text: &str) -> Result<ImageRecord, Failure> {
+        let found = self.store.find_image(text)?;
+        found.ok_or_else(|| {
+            Failure::usage(format!("there is no image `{text}` in the local store"))
+                .hint("`builder images` lists those that are")
+        })
+    }
+
+    /// A client for registries, with the user's credentials. It does nothing until it is asked something.
+    /// Setting `cancel` stops it.
+    pub fn client(&self, cancel: &Cancel) -> Client {
+        Client::new(
+            self.config.registry.clone(),
+            Credentials::in_files(credential_files()),
+            cancel.clone(),
+        )
+    }
+
+    /// A puller into the store.
+    pub fn puller(&self, cancel: &Cancel) -> Puller {
+        Puller::new(self.client(cancel), self.store.clone())
+    }
+}
+
+/// The platform that `--platform` or `DOCKER_DEFAULT_PLATFORM` asks for.
+pub(super) fn default_platform() -> Result<Option<Platform>, Failure> {
+    match std::env::var("DOCKER_DEFAULT_PLATFORM") {
+        Ok(text) if !text.is_empty() => text
+            .parse()
+            .map(Some)
+            .map_err(|error| Failure::usage(format!("DOCKER_DEFAULT_PLATFORM: {error}"))),
+        _ => Ok(None),
+    }
+}
+
+fn default_root() -> Result<PathBuf, Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/builder".into());
+    }
+    let data = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    data.or_else(home)
+        .map(|data| data.join("builder"))
+        .ok_or_else(|| Failure::usage("neither --root, XDG_DATA_HOME nor HOME says where the store is"))
+}
+
+/// Where docker, podman and buildah keep credentials, in the order in which they are asked.
+fn credential_files() -> Vec<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let docker = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
+    let podman = variable("XDG_RUNTIME_DIR").map(|run| run.join("containers/auth.json"));
+    let personal = variable("HOME").map(|home| home.join(".config/containers/auth.json"));
+    let files = [
+        variable("REGISTRY_AUTH_FILE"),
+        docker.map(|directory| directory.join("config.json")),
+        podman,
+        personal,
+    ];
+    files.into_iter().flatten().collect()
+}

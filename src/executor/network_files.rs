@@ -1,0 +1,79 @@
+//! `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname` as a process in a sandbox sees them.
+//!
+//! Owns their content. They are mounted, never written into the root: no layer contains them.
+
+use std::fmt::Write;
+use std::io::Read;
+
+use super::sandbox::{Access, MemoryFile, Network, SandboxSpec};
+use crate::graph::ExtraHost;
+
+/// Bytes of the host's own file that are read, at most.
+const LARGEST: u64 = 64 * 1024;
+/// Permission bits of the three files.
+const MODE: u32 = 0o644;
+
+/// Mounts the three files; `spec` has its host name and network already.
+pub fn add(spec: &mut SandboxSpec, extra_hosts: &[ExtraHost]) {
+    let hosts = hosts(&spec.hostname, extra_hosts);
+    let hostname = format!("{}\n", spec.hostname);
+    let resolv_conf = match spec.network {
+        Network::Host => host_resolv_conf(),
+        Network::None => Vec::new(),
+    };
+    let files = [
+        ("/etc/hosts", hosts.into_bytes()),
+        ("/etc/hostname", hostname.into_bytes()),
+        ("/etc/resolv.conf", resolv_conf),
+    ];
+    for (target, content) in files {
+        spec.file(
+            target,
+            MemoryFile {
+                access: Access::ReadWrite,
+                ..MemoryFile::read_only(content, MODE)
+            },
+        );
+    }
+}
+
+fn hosts(hostname: &str, extra_hosts: &[ExtraHost]) -> String {
+    let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    if hostname != "localhost" {
+        // Writing to a String cannot fail.
+        let _ = writeln!(hosts, "127.0.1.1\t{hostname}");
+    }
+    for host in extra_hosts {
+        let _ = writeln!(hosts, "{}\t{}", host.address, host.name);
+    }
+    hosts
+}
+
+/// The host's resolver, which a process on the host's network can reach as it stands; Docker's default where there is
+/// none.
+fn host_resolv_conf() -> Vec<u8> {
+    let mut content = Vec::new();
+    let read = std::fs::File::open("/etc/resolv.conf").and_then(|file| file.take(LARGEST).read_to_end(&mut content));
+    match read {
+        Ok(length) if length > 0 => content,
+        _ => b"nameserver 8.8.8.8\nnameserver 8.8.4.4\n".to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_listed_once_each() {
+        let extra = ExtraHost {
+            name: "db".into(),
+            address: "10.0.0.7".parse().unwrap(),
+        };
+        let hosts = hosts("box", &[extra]);
+        assert!(
+            hosts.starts_with("127.0.0.1\tlocalhost\n") && hosts.ends_with("127.0.1.1\tbox\n10.0.0.7\tdb\n"),
+            "{hosts}"
+        );
+    }
+}

@@ -1,0 +1,60 @@
+//! Why a solve ended without a result.
+
+use std::sync::Arc;
+
+use crate::context::SelectionError;
+use crate::executor::{ExecError, FileError};
+use crate::pull::PullError;
+use crate::snapshot::SnapshotError;
+use crate::store::StoreError;
+
+/// Why a solve ended without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum SolveError {
+    /// A step failed.
+    #[error("{name}: {source}")]
+    Step {
+        /// How the step is called.
+        name: Arc<str>,
+        /// Its lines in the Dockerfile, from 1.
+        lines: Option<(usize, usize)>,
+        /// Why.
+        #[source]
+        source: Box<StepError>,
+    },
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The build was cancelled from outside.
+    #[error("the build was cancelled")]
+    Cancelled,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A process.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// A change to files.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A base image.
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// Finding what a step selects from its sources.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// A context that the caller did not open.
+    #[error("there is no build context called `{0}`")]
+    UnknownContext(String),
+    /// A snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store, or a cache record in it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The build was cancelled while the step waited or ran.
+    #[error("cancelled")]
+    Cancelled,
+}

@@ -1,0 +1,242 @@
+//! Runs one vertex, or finds that it need not run after all.
+
+use std::os::fd::AsFd;
+
+use crate::cache::{InputKey, Preimage};
+use crate::context::{DigestedSelection, IgnoreRules, Ownership, Request, Selection};
+use crate::executor::{self, Input};
+use crate::graph::{FileAction, FileOp, Graph, Op, Source, Vertex, VertexId};
+use crate::progress::{Event, StepId};
+use crate::snapshot::Rootfs;
+use crate::store::SnapshotId;
+
+use super::keys::{Keyed, Keys, Selector};
+use super::{Services, StepError};
+
+/// One vertex whose inputs are there.
+pub(super) struct Step<'a> {
+    pub id: VertexId,
+    pub vertex: &'a Vertex,
+    pub graph: &'a Graph,
+    pub keys: &'a Keys,
+    pub services: Services<'a>,
+    /// The inputs' results, in their order; `None` for an empty one, and for a context.
+    pub inputs: Vec<Option<SnapshotId>>,
+}
+
+/// How a vertex ended that did not fail.
+pub(super) struct Finished {
+    pub snapshot: Option<SnapshotId>,
+    /// Somebody else's result serves.
+    pub cached: bool,
+}
+
+impl Step<'_> {
+    pub fn run(&self) -> Result<Finished, StepError> {
+        match &self.vertex.op {
+            Op::Source(Source::Image(image)) => {
+                let Services {
+                    puller,
+                    snapshotter,
+                    progress,
+                    cancel,
+                    ..
+                } = self.services;
+                let snapshot = puller.ensure_layers(snapshotter, image, progress, cancel)?;
+                Ok(Finished {
+                    snapshot,
+                    cached: false,
+                })
+            }
+            Op::Source(Source::Local(local)) => Err(StepError::UnknownContext(local.name.clone())),
+            Op::Exec(_) | Op::File(_) => self.run_once(),
+        }
+    }
+
+    /// Runs the operation, unless another process does so at this moment: then its result serves.
+    fn run_once(&self) -> Result<Finished, StepError> {
+        let keyed = self.keys.of(self.id).expect("only contexts have no key");
+        let Services { store, cache, .. } = self.services;
+        let name = format!("step {}", keyed.key);
+        let _running = match store.try_lock(&name)? {
+            Some(lock) => lock,
+            None => {
+                self.services.progress.report(Event::StepWaiting {
+                    step: StepId(self.id.index()),
+                });
+                store.lock(&name, self.services.cancel)?
+            }
+        };
+        if let Some(key) = self.keys.settled(self.id)
+            && let Some(record) = cache.lookup(key)?
+        {
+            return Ok(Finished {
+                snapshot: Some(record.snapshot),
+                cached: true,
+            });
+        }
+        let resolved = self.resolved_key()?;
+        if !self.vertex.label.ignore_cache
+            && let Some(record) = cache.lookup(resolved.key)?
+        {
+            self.save(keyed, record.snapshot)?;
+            return Ok(Finished {
+                snapshot: Some(record.snapshot),
+                cached: true,
+            });
+        }
+        let snapshot = self.execute()?;
+        self.save(keyed, snapshot)?;
+        self.save(&resolved, snapshot)?;
+        Ok(Finished {
+            snapshot: Some(snapshot),
+            cached: false,
+        })
+    }
+
+    fn save(&self, keyed: &Keyed, snapshot: SnapshotId) -> Result<(), StepError> {
+        self.services.cache.save(&keyed.preimage, snapshot, now())?;
+        Ok(())
+    }
+
+    fn execute(&self) -> Result<SnapshotId, StepError> {
+        if self.services.cancel.is_cancelled() {
+            return Err(StepError::Cancelled);
+        }
+        let inputs = self.executor_inputs()?;
+        let Services {
+            store,
+            snapshotter,
+            secrets,
+            progress,
+            cancel,
+            ..
+        } = self.services;
+        match &self.vertex.op {
+            Op::Exec(exec) => {
+                let step = StepId(self.id.index());
+                let task = executor::ExecTask {
+                    op: exec,
+                    inputs: &inputs,
+                    store,
+                    snapshotter,
+                    secrets,
+                    progress,
+                    step,
+                    cancel,
+                };
+                Ok(executor::run_exec(&task)?)
+            }
+            Op::File(file) => Ok(executor::run_file(
+                file,
+                &inputs,
+                &self.selections(file),
+                snapshotter,
+                cancel,
+            )?),
+            Op::Source(_) => unreachable!("sources are fetched, not executed"),
+        }
+    }
+
+    /// What each action selects from a context, found when the keys were computed.
+    fn selections(&self, file: &FileOp) -> Vec<Option<&Selection>> {
+        let of_action = |action: &FileAction| match action {
+            FileAction::Copy(copy) => {
+                let selected = self.keys.selection(self.id, &Selector::of_copy(copy));
+                selected.map(|digested| &digested.selection)
+            }
+            FileAction::MakeFile { .. } | FileAction::MakeDirectory { .. } => None,
+        };
+        file.actions.iter().map(of_action).collect()
+    }
+
+    fn executor_inputs(&self) -> Result<Vec<Input<'_>>, StepError> {
+        let inputs = self.vertex.inputs.iter().zip(&self.inputs);
+        inputs
+            .map(|(id, result)| match &self.graph[*id].op {
+                Op::Source(Source::Local(local)) => {
+                    let context = self.services.contexts.get(&local.name);
+                    context
+                        .map(Input::Context)
+                        .ok_or_else(|| StepError::UnknownContext(local.name.clone()))
+                }
+                _ => Ok(Input::Snapshot(*result)),
+            })
+            .collect()
+    }
+
+    /// The key by what the inputs turned out to hold: the same snapshot, or the same files where only some are used.
+    fn resolved_key(&self) -> Result<Keyed, StepError> {
+        let selectors = Selector::all(&self.vertex.op);
+        let whole = whole_inputs(&self.vertex.op);
+        let mut inputs = Vec::new();
+        for (index, (id, result)) in self.vertex.inputs.iter().zip(&self.inputs).enumerate() {
+            if self.keys.of(*id).is_none() {
+                inputs.push(InputKey::content(self.keys.context_digest(self.id, self.vertex, index)));
+            } else if whole.contains(&index) {
+                inputs.push(InputKey::content(identity_of(*result)));
+            } else {
+                let own = selectors.iter().filter(|selector| selector.input == index);
+                inputs.push(InputKey::content(self.content_digest(*result, own)?));
+            }
+        }
+        Ok(Preimage {
+            definition: self.vertex.op.definition(),
+            inputs,
+        }
+        .into())
+    }
+
+    fn content_digest<'s>(
+        &self,
+        snapshot: Option<SnapshotId>,
+        selectors: impl Iterator<Item = &'s Selector>,
+    ) -> Result<[u8; 32], StepError> {
+        let view = self.services.snapshotter.view(snapshot)?;
+        let mut hash = blake3::Hasher::new();
+        for selector in selectors {
+            hash.update(&select(&view, selector)?.digest);
+        }
+        Ok(hash.finalize().into())
+    }
+}
+
+/// What stands for a whole snapshot in a key. Snapshots are known to this store alone, and so is the key.
+fn identity_of(snapshot: Option<SnapshotId>) -> [u8; 32] {
+    let mut hash = blake3::Hasher::new_derive_key("builder 1 identity of a snapshot");
+    if let Some(snapshot) = snapshot {
+        hash.update(&snapshot.to_bits().to_le_bytes());
+    }
+    hash.finalize().into()
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    time::OffsetDateTime::now_utc().unix_timestamp()
+}
+
+fn select(view: &Rootfs, selector: &Selector) -> Result<DigestedSelection, StepError> {
+    let request = Request {
+        sources: &selector.sources,
+        ignore: &IgnoreRules::default(),
+        exclude: &selector.exclude,
+        layout: selector.layout(),
+        ownership: Ownership::Kept,
+    };
+    let mut selection = Selection::resolve(view.as_fd(), &request)?;
+    let digest = selection.digest(view.as_fd(), None)?;
+    Ok(DigestedSelection { selection, digest })
+}
+
+/// The inputs that an operation uses as a whole: bases, and mounts that are more than a read-only path.
+fn whole_inputs(op: &Op) -> Vec<usize> {
+    let selected: Vec<usize> = Selector::all(op).iter().map(|selector| selector.input).collect();
+    let base = match op {
+        Op::Source(_) => None,
+        Op::Exec(exec) => exec.base,
+        Op::File(file) => file.base,
+    };
+    op.inputs_used()
+        .filter(|index| Some(*index) == base || !selected.contains(index))
+        .collect()
+}

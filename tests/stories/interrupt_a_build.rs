@@ -1,0 +1,128 @@
+//! Ctrl-C, SIGTERM and SIGKILL: no process and no mount is left, and finished steps are kept.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use crate::support::Project;
+
+/// A project whose second step sleeps `seconds`, a number that no other process uses.
+fn sleeper(seconds: u32) -> Project {
+    let project = Project::new();
+    project.write(
+        "Dockerfile",
+        format!("FROM busybox\nRUN echo finished > /first\nRUN echo begun; (sleep {seconds} &); sleep {seconds}\n"),
+    );
+    project
+}
+
+fn start_and_wait_for(project: &Project, words: &str) -> Child {
+    let mut child = project.builder("build --progress plain -t app .").start();
+    let stderr = child.stderr.take().unwrap();
+    let mut lines = BufReader::new(stderr).lines();
+    let mut seen = Vec::new();
+    loop {
+        match lines.next() {
+            Some(line) => seen.push(line.unwrap()),
+            None => panic!("the build ended before `{words}`: {seen:#?}"),
+        }
+        if seen.last().is_some_and(|line| line.ends_with(words)) {
+            break;
+        }
+    }
+    std::thread::spawn(move || lines.for_each(drop));
+    child
+}
+
+fn sleepers(seconds: u32) -> usize {
+    let found = Command::new("pgrep")
+        .args(["-fx", &format!("sleep {seconds}")])
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&found.stdout).lines().count()
+}
+
+fn nothing_is_left(project: &Project, seconds: u32) {
+    let begun = Instant::now();
+    while sleepers(seconds) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a step outlived its build");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let store = project.store();
+    assert!(
+        !mounts.contains(store.to_str().unwrap()),
+        "a mount outlived its build:\n{mounts}"
+    );
+    // Finished steps are kept, and the next build works.
+    project.write(
+        "Dockerfile",
+        "FROM busybox\nRUN echo finished > /first\nCMD cat /first\n",
+    );
+    project
+        .build("-t app .")
+        .succeeds()
+        .cached(["RUN echo finished > /first"]);
+    project.run("app").succeeds().prints("finished");
+    let scratch = std::fs::read_dir(project.store().join("tmp")).map_or(0, Iterator::count);
+    assert_eq!(scratch, 0, "scratch directories outlived the next build");
+}
+
+fn interrupt_with(signal: &str, seconds: u32) {
+    let project = sleeper(seconds);
+    let mut child = start_and_wait_for(&project, "begun");
+    assert!(sleepers(seconds) >= 1);
+    let sent = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    let status = child.wait().unwrap();
+    assert!(!status.success());
+    nothing_is_left(&project, seconds);
+}
+
+#[test]
+fn ctrl_c_ends_every_process() {
+    interrupt_with("-INT", 70_001);
+}
+
+#[test]
+fn sigterm_ends_every_process() {
+    interrupt_with("-TERM", 70_002);
+}
+
+#[test]
+fn sigkill_leaves_nothing_behind() {
+    interrupt_with("-KILL", 70_003);
+}
+
+#[test]
+fn sigkill_at_any_moment_leaves_a_store_that_works() {
+    let project = Project::new();
+    for round in 0..30u64 {
+        project.write("Dockerfile", format!("FROM busybox\nRUN echo {round} > /a; head -c 300000 /dev/zero > /b\nCOPY f /f\nRUN cat /a /f > /c\nCMD cat /c\n"));
+        project.write("f", format!("file {round}\n"));
+        let mut child = project.builder("build -q -t app .").start();
+        std::thread::sleep(Duration::from_millis(round * 4));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    project.build("-t app .").succeeds();
+    assert_eq!(project.run("app").succeeds().stdout, "29\nfile 29\n");
+}
+
+#[test]
+fn a_failing_step_ends_the_others() {
+    let project = Project::new();
+    project.write(
+        "Dockerfile",
+        "FROM busybox AS slow\nRUN sleep 70004\nFROM busybox AS failing\nRUN sleep 0.5; exit 9\nFROM busybox\nCOPY --from=slow / /a\nCOPY --from=failing / /b\n",
+    );
+    project
+        .build("-t app .")
+        .exits(1)
+        .says("exit code: 9")
+        .says("Dockerfile:4");
+    assert_eq!(sleepers(70_004), 0);
+}

@@ -1,0 +1,19 @@
+//! What a user does with `builder`, told with the real program: real namespaces, a real registry, real processes.
+//!
+//! One file for each thing a user can do. The base images come from `scripts/base-images`; run `scripts/test`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod build_with_cache;
+mod build_with_stages;
+mod copy_files;
+mod interrupt_a_build;
+mod make_mistakes;
+mod move_images;
+mod reproduce_an_image;
+mod run_images;
+mod run_steps;
+mod share_a_store;
+mod the_users_own;
+mod without_root;

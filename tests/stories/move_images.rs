@@ -1,0 +1,234 @@
+//! Tags, archives and registries: images come and go, and other tools read them.
+
+use std::process::Command;
+
+use crate::support::{Project, registry};
+
+fn project() -> Project {
+    let project = Project::new();
+    project.write("Dockerfile", "FROM busybox\nRUN mkdir /d && echo words > /d/file && ln /d/file /d/hard && chmod 4755 /d/file\nRUN rm /bin/vi\nENV A=1\nCMD cat /d/file\n");
+    project.build("-t app:1 .").succeeds();
+    project
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let output = command.output().expect("the program starts");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn images_are_listed_tagged_and_removed() {
+    let project = project();
+    project
+        .builder("images")
+        .run()
+        .succeeds()
+        .prints("REPOSITORY")
+        .prints("app");
+    project.builder("tag app:1 company/app:2").run().succeeds();
+    let ids = project.builder("images -q --no-trunc").run().succeeds().stdout;
+    let id = ids
+        .lines()
+        .find(|id| project.builder(&format!("inspect {id}")).run().stdout.contains("app:1"))
+        .unwrap()
+        .to_owned();
+    project.builder("rmi app:1").run().succeeds().prints("Untagged: app:1");
+    project.run("company/app:2").succeeds().prints("words");
+    project
+        .builder(&format!("rmi {}", &id["sha256:".len()..][..12]))
+        .run()
+        .succeeds()
+        .prints("Deleted: sha256:");
+    project.builder("images").run().succeeds().never_says("company/app");
+}
+
+#[test]
+fn inspect_shows_the_configuration() {
+    let project = project();
+    project
+        .builder("inspect app:1")
+        .run()
+        .succeeds()
+        .prints("\"A=1\"")
+        .prints("\"Layers\"")
+        .prints("\"app:1\"");
+    let output = project
+        .builder("inspect --format")
+        .arg("{{.Os}}/{{.Architecture}} {{json .Config.Cmd}}")
+        .arg("app:1")
+        .run()
+        .succeeds();
+    output.prints("linux/").prints(r#"["/bin/sh","-c","cat /d/file"]"#);
+}
+
+#[test]
+fn push_and_pull_through_a_registry() {
+    let project = project();
+    let name = format!("{}/story/push:1", registry());
+    project.builder(&format!("tag app:1 {name}")).run().succeeds();
+    let pushed = project.builder(&format!("push {name}")).run().succeeds();
+    assert!(
+        pushed.stdout.lines().last().unwrap().contains("@sha256:"),
+        "{}",
+        pushed.stdout
+    );
+    // A second push sends nothing.
+    project
+        .builder(&format!("push {name}"))
+        .run()
+        .succeeds()
+        .never_says("uploaded sha256");
+    let other = Project::new();
+    other.builder(&format!("pull {name}")).run().succeeds();
+    other.run(&name).succeeds().prints("words");
+    let id = |project: &Project| {
+        project
+            .builder(&format!("inspect --format {{{{.Id}}}} {name}"))
+            .run()
+            .succeeds()
+            .stdout
+    };
+    assert_eq!(id(&project), id(&other), "the image is the same on both sides");
+    let inspected =
+        succeeds(Command::new("skopeo").args(["inspect", "--tls-verify=false", &format!("docker://{name}")]));
+    assert!(inspected.contains("story/push"));
+}
+
+#[test]
+fn push_from_a_build() {
+    let project = project();
+    let name = format!("{}/story/from-build:1", registry());
+    project.build(&format!("-t {name} --push .")).succeeds();
+    succeeds(Command::new("skopeo").args(["inspect", "--tls-verify=false", &format!("docker://{name}")]));
+}
+
+#[test]
+fn archives_are_read_by_other_tools_and_by_us() {
+    let project = project();
+    for (format, transport) in [("oci-archive", "oci-archive"), ("docker-archive", "docker-archive")] {
+        let archive = project.directory().join(format!("{format}.tar"));
+        project
+            .builder(&format!("save --format {format} -o {} app:1", archive.display()))
+            .run()
+            .succeeds();
+        let inspected = succeeds(Command::new("skopeo").args([
+            "inspect",
+            "--config",
+            &format!("{transport}:{}", archive.display()),
+        ]));
+        assert!(inspected.contains("A=1"), "{inspected}");
+        let other = Project::new();
+        other
+            .builder(&format!("load -i {}", archive.display()))
+            .run()
+            .succeeds()
+            .prints("app:1");
+        assert_eq!(other.run("app:1").succeeds().stdout, "words\n");
+        let listed = other.run("app:1 stat -c %a%h /d/file").succeeds().stdout;
+        assert_eq!(listed, "47552\n", "mode and hard link survive");
+        assert_ne!(
+            other.run("app:1 ls /bin/vi").code,
+            Some(0),
+            "what a layer removed stays removed"
+        );
+    }
+}
+
+#[test]
+fn we_read_what_skopeo_writes() {
+    let project = Project::new();
+    let archive = project.directory().join("busybox.tar");
+    for transport in ["docker-archive", "oci-archive"] {
+        let _ = std::fs::remove_file(&archive);
+        let target = format!("{transport}:{}:{transport}:1", archive.display());
+        succeeds(Command::new("skopeo").args([
+            "copy",
+            "--src-tls-verify=false",
+            &format!("docker://{}/library/busybox:latest", registry()),
+            &target,
+        ]));
+        project
+            .builder(&format!("load -i {}", archive.display()))
+            .run()
+            .succeeds();
+        project
+            .run(&format!("{transport}:1 echo read"))
+            .succeeds()
+            .prints("read");
+    }
+}
+
+#[test]
+fn outputs_of_a_build() {
+    let project = project();
+    let directory = project.directory();
+    project.build("-t app:1 -o type=local,dest=out -o type=tar,dest=out.tar -o type=oci,dest=oci.tar -o type=docker,dest=docker.tar .").succeeds();
+    assert_eq!(
+        std::fs::read_to_string(directory.join("out/d/file")).unwrap(),
+        "words\n"
+    );
+    assert!(!directory.join("out/bin/vi").exists());
+    let listed = succeeds(Command::new("tar").arg("-tf").arg(directory.join("out.tar")));
+    assert!(listed.contains("d/file"), "{listed}");
+    for archive in ["oci-archive:oci.tar", "docker-archive:docker.tar"] {
+        succeeds(
+            Command::new("skopeo")
+                .current_dir(&directory)
+                .args(["inspect", archive]),
+        );
+    }
+}
+
+#[test]
+fn a_registry_with_a_password_gets_it_from_the_docker_configuration() {
+    // Debian's registry asks for a password itself when it is given a file of them .
+    let project = project();
+    let state = project.directory().join("registry");
+    std::fs::create_dir(&state).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    std::fs::write(
+        state.join("config.yml"),
+        format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\nauth: {{htpasswd: {{realm: story, path: {0}/htpasswd}}}}\n",
+            state.display()
+        ),
+    )
+    .unwrap();
+    let hash = Command::new("htpasswd")
+        .args(["-nbB", "-C", "4", "story", "story"])
+        .output()
+        .expect("htpasswd of apache2-utils");
+    std::fs::write(state.join("htpasswd"), hash.stdout).unwrap();
+    let mut server = Command::new("docker-registry")
+        .arg("serve")
+        .arg(state.join("config.yml"))
+        .spawn()
+        .unwrap();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let name = format!("127.0.0.1:{port}/private/app");
+    project.builder(&format!("tag app:1 {name}")).run().succeeds();
+    let refused = project.builder(&format!("push {name}")).run();
+    std::fs::create_dir_all(project.home().join(".docker")).unwrap();
+    // "story:story", in the encoding that docker's own configuration uses.
+    std::fs::write(
+        project.home().join(".docker/config.json"),
+        format!(r#"{{"auths":{{"127.0.0.1:{port}":{{"auth":"c3Rvcnk6c3Rvcnk="}}}}}}"#),
+    )
+    .unwrap();
+    let accepted = project.builder(&format!("push {name}")).run();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    refused.exits(3).says("config.json");
+    accepted.succeeds().never_says("c3Rvcnk6c3Rvcnk=");
+}
