@@ -5,19 +5,17 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-
-use rustix::mount::{OpenTreeFlags, open_tree};
+use std::os::fd::OwnedFd;
 
 use super::cache_mount::{self, CacheMountError};
 use super::file::FileInput as Input;
 use super::network_files;
-use super::sandbox::{self, Bytes, Confinement, Exit, MemoryFile, Network, SandboxError, SandboxSpec};
+use super::sandbox::{self, Bytes, Confinement, Exit, Network, SandboxError, SandboxSpec};
 use crate::cancel::Cancel;
 use crate::graph::{Access, Exec, Mount, MountKind, NetworkMode, SecretMount, SecurityMode};
 use crate::progress::{Event, Progress, StepId, Stream};
 use crate::snapshot::identity::{self, IdentityError};
-use crate::snapshot::{ActiveSnapshot, ContainerPath, NulInPath, Rootfs, RootfsError, SnapshotError, Snapshotter};
+use crate::snapshot::{ActiveSnapshot, Rootfs, SnapshotError, Snapshotter};
 use crate::store::{SnapshotId, Store, StoreError};
 
 /// Lines of a failed step's output that its error repeats, at most.
@@ -94,27 +92,6 @@ pub enum ExecError {
     /// A cache mount.
     #[error(transparent)]
     CacheMount(#[from] CacheMountError),
-    /// What is to be mounted is not there.
-    #[error("{path} cannot be mounted")]
-    Source {
-        /// The path within its input.
-        path: String,
-        /// Why.
-        #[source]
-        source: RootfsError,
-    },
-    /// What is to be mounted cannot be taken from its file system.
-    #[error("{path} cannot be mounted")]
-    Tree {
-        /// The path within its input.
-        path: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A path with a NUL byte.
-    #[error(transparent)]
-    Nul(#[from] NulInPath),
     /// Something that this version cannot do.
     #[error("{0} is not supported yet")]
     Unsupported(&'static str),
@@ -171,13 +148,7 @@ impl ExecTask<'_> {
 
     fn spec(&self, root: &Rootfs, scene: &mut Scene) -> Result<SandboxSpec, ExecError> {
         let identity = identity::lookup(root, &self.op.user)?;
-        let tree = root
-            .try_clone()
-            .map(Rootfs::into_fd)
-            .map_err(|source| SandboxError::Start {
-                action: "started",
-                source,
-            })?;
+        let tree = duplicate(root)?;
         let args = self.op.args.iter().map(|word| word.clone().into_bytes()).collect();
         let mut spec = SandboxSpec::new(tree, args);
         spec.env = self.environment(&identity.home.to_string_lossy());
@@ -215,18 +186,15 @@ impl ExecTask<'_> {
         match &mount.kind {
             MountKind::Bind { input, source, access } => {
                 let view = self.bind_source(*input, *access, scene)?;
-                spec.bind(mount.target.clone(), tree_below(&view, source)?, *access);
+                spec.bind_part(mount.target.clone(), view.into_fd(), part(source), *access);
             }
             MountKind::Cache(cache) if cache.input.is_some() => {
                 return Err(ExecError::Unsupported("a cache mount with `from`"));
             }
             MountKind::Cache(cache) => {
                 let held = cache_mount::open(self.store, cache, self.cancel)?;
-                spec.bind(
-                    mount.target.clone(),
-                    tree_below(held.root(), &cache.source)?,
-                    cache.access,
-                );
+                let tree = duplicate(held.root())?;
+                spec.bind_part(mount.target.clone(), tree, part(&cache.source), cache.access);
                 scene.caches.push(held);
             }
             MountKind::Tmpfs { size } => spec.tmpfs(mount.target.clone(), *size),
@@ -235,7 +203,7 @@ impl ExecTask<'_> {
             // An agent that is not there is no mount, as with BuildKit.
             MountKind::Ssh(_) => {}
             MountKind::File { content, mode } => {
-                spec.file(mount.target.clone(), MemoryFile::read_only(content.clone(), *mode));
+                spec.file(mount.target.clone(), content.clone(), *mode, (0, 0), Access::ReadOnly);
             }
         }
         Ok(())
@@ -272,15 +240,7 @@ impl ExecTask<'_> {
             spec.env.push(Bytes(pair));
         }
         if secret.file {
-            let (uid, gid) = (secret.uid, secret.gid);
-            spec.file(
-                target,
-                MemoryFile {
-                    uid,
-                    gid,
-                    ..MemoryFile::read_only(value, secret.mode)
-                },
-            );
+            spec.file(target, value, secret.mode, (secret.uid, secret.gid), Access::ReadOnly);
         }
         Ok(())
     }
@@ -304,18 +264,17 @@ impl ExecTask<'_> {
     }
 }
 
-/// The file or directory `path` of `root` as a detached mount of its own; links are followed within `root` only.
-fn tree_below(root: &Rootfs, path: &str) -> Result<OwnedFd, ExecError> {
-    let place = ContainerPath::new(path)?;
-    let found = root
-        .open(&place, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty())
-        .map_err(|source| ExecError::Source {
-            path: path.to_owned(),
+/// One more descriptor of the same mount.
+fn duplicate(root: &Rootfs) -> Result<OwnedFd, SandboxError> {
+    root.try_clone()
+        .map(Rootfs::into_fd)
+        .map_err(|source| SandboxError::Start {
+            action: "started",
             source,
-        })?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    open_tree(found.as_fd(), c"", flags).map_err(|errno| ExecError::Tree {
-        path: path.to_owned(),
-        source: errno.into(),
-    })
+        })
+}
+
+/// The part of a tree that is mounted: `/` is all of it.
+fn part(path: &str) -> Option<Vec<u8>> {
+    (path != "/").then(|| path.as_bytes().to_vec())
 }

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::io::Read;
 
-use super::sandbox::{Access, MemoryFile, Network, SandboxSpec};
+use super::sandbox::{Access, Network, SandboxSpec};
 use crate::graph::ExtraHost;
 
 /// Bytes of the host's own file that are read, at most.
@@ -27,13 +27,7 @@ pub fn add(spec: &mut SandboxSpec, extra_hosts: &[ExtraHost]) {
         ("/etc/resolv.conf", resolv_conf),
     ];
     for (target, content) in files {
-        spec.file(
-            target,
-            MemoryFile {
-                access: Access::ReadWrite,
-                ..MemoryFile::read_only(content, MODE)
-            },
-        );
+        spec.file(target, content, MODE, (0, 0), Access::ReadWrite);
     }
 }
 
