@@ -5,7 +5,6 @@
 //! what an earlier entry made: a file that is in the way is removed first.
 //! Source: image specification, "Layer Filesystem Changeset".
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -16,19 +15,17 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::archive::{ArchiveReader, Entry, EntryKind, Limits, Segment, Time};
+use super::archive::{ArchiveReader, Entry, EntryKind, Limits, Segment};
+use super::deferred::Deferred;
 use super::error::SnapshotError;
 use super::ids::IdMode;
 use super::metadata::{Metadata, timestamps};
 use super::overlay::Marks;
 use super::path::{components, push_component, relative_c_string, shown, split_parent};
 use super::rootfs::{Kind, Missing, Owner, make_directory, open_subdirectory, remove_all, resolve, walk};
+use super::whiteout::{OPAQUE, WHITEOUT, is_whiteout, make_whiteout};
 use super::xattr::{self, Node};
 
-/// Image specification, "Whiteouts": the prefix of a name that hides the rest of the name in the layers below.
-pub(super) const WHITEOUT: &[u8] = b".wh.";
-/// Image specification, "Opaque Whiteout": hides all content of the directory in the layers below.
-pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// AUFS' own files, which old layers have at their root; Docker skips them too.
 const AUFS: &[u8] = b".wh..wh.";
 
@@ -55,23 +52,6 @@ pub struct Omission {
 
 /// How many omissions are told one by one.
 const MOST_OMISSIONS: usize = 100;
-
-/// What a layer leaves to be done once the layers below are known. Paths are free of symbolic links and `..`.
-#[derive(Debug, Default)]
-pub(super) struct Deferred {
-    /// Directories that have no entry of their own: they look as they do below.
-    pub(super) implied: BTreeSet<Vec<u8>>,
-    /// Hard links to what this layer does not have: name → target.
-    pub(super) links: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Whiteouts made.
-    pub(super) whiteouts: BTreeSet<Vec<u8>>,
-    /// Opaque directories; the empty path is the root.
-    pub(super) opaque: BTreeSet<Vec<u8>>,
-    /// Times of directories, to be set when nothing is made in them any more.
-    pub(super) times: BTreeMap<Vec<u8>, Time>,
-    /// Whether the root directory has an entry of its own.
-    pub(super) root_is_explicit: bool,
-}
 
 /// Unpacks entries below one directory.
 pub(super) struct Extractor<'a> {
@@ -542,73 +522,6 @@ impl Extractor<'_> {
     }
 }
 
-impl Deferred {
-    fn forget_below(&mut self, path: &[u8]) {
-        let is_below = |other: &Vec<u8>| {
-            other
-                .strip_prefix(path)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-        };
-        // What begins with the path lies together; `a.b` stands between `a` and `a/b`.
-        let range = |set: &BTreeSet<Vec<u8>>| -> Vec<Vec<u8>> {
-            let beginning = set.range(path.to_vec()..).take_while(|other| other.starts_with(path));
-            beginning.filter(|other| is_below(other)).cloned().collect()
-        };
-        for set in [&mut self.implied, &mut self.whiteouts, &mut self.opaque] {
-            for gone in range(set) {
-                set.remove(&gone);
-            }
-        }
-        let keys =
-            |map: Vec<&Vec<u8>>| -> Vec<Vec<u8>> { map.into_iter().filter(|key| is_below(key)).cloned().collect() };
-        let beginning = |(other, _): &(&Vec<u8>, &Time)| other.starts_with(path);
-        for gone in keys(
-            self.times
-                .range(path.to_vec()..)
-                .take_while(beginning)
-                .map(|(key, _)| key)
-                .collect(),
-        ) {
-            self.times.remove(&gone);
-        }
-        let beginning = |(other, _): &(&Vec<u8>, &Vec<u8>)| other.starts_with(path);
-        for gone in keys(
-            self.links
-                .range(path.to_vec()..)
-                .take_while(beginning)
-                .map(|(key, _)| key)
-                .collect(),
-        ) {
-            self.links.remove(&gone);
-        }
-    }
-
-    /// Sets the times of directories. Those that are gone, or are none any more, are left out.
-    pub(super) fn set_times(&self, root: BorrowedFd<'_>) -> Result<(), SnapshotError> {
-        let straight = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        for (path, time) in &self.times {
-            match resolve(root, &relative_c_string(path), flags, Mode::empty(), straight)
-                .and_then(|directory| rustix::fs::futimens(directory, &timestamps(*time)))
-            {
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                result => result.map_err(|errno| unpacking(path, errno))?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Overlayfs' whiteout: a character device 0/0. A user namespace may make it, alone of all devices.
-pub(super) fn make_whiteout(directory: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
-    rustix::fs::mknodat(directory, name, FileType::CharacterDevice, Mode::empty(), 0)
-}
-
-/// Whether `stat` is of a whiteout of overlayfs.
-pub(super) fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
-    Kind::of_mode(stat.st_mode) == Some(Kind::CharDevice) && stat.st_rdev == 0
-}
-
 /// Whether this process lives in a user namespace, which may not make devices.
 fn may_not_make_devices() -> bool {
     !matches!(Marks::detect(), Ok(Marks::Trusted))
@@ -673,7 +586,7 @@ fn refused(path: &[u8], what: &'static str) -> SnapshotError {
     }
 }
 
-fn unpacking(path: &[u8], errno: Errno) -> SnapshotError {
+pub(super) fn unpacking(path: &[u8], errno: Errno) -> SnapshotError {
     unpacking_io(path, errno.into())
 }
 

@@ -14,7 +14,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::apply::{OPAQUE, WHITEOUT, is_whiteout};
 use super::archive::{ArchiveWriter, Entry, EntryKind, Time};
 use super::error::SnapshotError;
 use super::ids::{IdMode, recorded_owner};
@@ -23,6 +22,7 @@ use super::overlay::Marks;
 use super::path::{push_component, shown, split_parent};
 use super::rootfs::{DirEntry, Kind, Owner, Rootfs, open_subdirectory, read_directory};
 use super::stack::open_straight;
+use super::whiteout::{OPAQUE, WHITEOUT, is_whiteout};
 use super::xattr::{self, Node, Xattr};
 
 /// A snapshot to be written as a layer.

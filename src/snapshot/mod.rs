@@ -7,6 +7,7 @@
 
 mod apply;
 mod archive;
+mod deferred;
 mod diff;
 mod error;
 pub mod identity;
@@ -17,6 +18,7 @@ mod path;
 mod rootfs;
 mod snapshotter;
 mod stack;
+mod whiteout;
 mod xattr;
 
 pub use apply::Omission;

@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use super::apply::{Deferred, Omission, Purpose, unpack};
+use super::apply::{Omission, Purpose, unpack};
 use super::archive::Limits;
+use super::deferred::Deferred;
 use super::diff::{Diff, write_diff};
 use super::error::SnapshotError;
 use super::ids::IdMode;

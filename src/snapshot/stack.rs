@@ -12,13 +12,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::apply::{Deferred, is_whiteout, make_whiteout};
+use super::deferred::Deferred;
 use super::error::SnapshotError;
 use super::ids::IdMode;
 use super::metadata::{Metadata, modified, timestamps};
 use super::overlay::Marks;
 use super::path::{components, push_component, relative_c_string, shown, split_parent};
 use super::rootfs::{Kind, Owner, make_directory, open_subdirectory, read_directory, resolve, walk};
+use super::whiteout::{is_whiteout, make_whiteout};
 use super::xattr::Node;
 
 /// A layer's directory and the tree below it.
