@@ -4,7 +4,7 @@
 use super::error::Problem;
 
 const MOST_VERTICES: usize = 20_000;
-const MOST_BYTES: usize = 256 << 20;
+const MOST_BYTES: usize = 64 << 20;
 const MOST_TRIGGERS: usize = 1_000;
 
 /// What is left.
