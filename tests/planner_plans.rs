@@ -90,9 +90,7 @@ fn planned_with(source: &str, options: &PlanOptions) -> BuildPlan {
 
 /// All errors, each as its text, the text of the source that it is about, and its hint.
 fn errors(source: &str, options: &PlanOptions) -> Vec<String> {
-    let errors = plan_with(source, options, &base_images())
-        .err()
-        .expect("the plan has errors");
+    let errors = plan_with(source, options, &base_images()).expect_err("the plan has errors");
     let shown = |error: builder::planner::PlanError| {
         let place = error.span.map_or("-", |span| &source[span.range()]);
         let hint = error.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
@@ -643,7 +641,7 @@ fn triggers_fire_in_the_child_and_are_gone() {
     assert_eq!(commands, ["fired", "child", "grandchild"]);
 
     let images = base_images().with("bad", |config| config.config.on_build = vec!["FROM x".into()]);
-    let errors = plan_with("FROM bad\n", &options(), &images).err().unwrap();
+    let errors = plan_with("FROM bad\n", &options(), &images).unwrap_err();
     let error = errors.iter().next().unwrap();
     assert!(
         matches!(&error.problem, Problem::Trigger { trigger, .. } if trigger == "FROM x"),
@@ -679,7 +677,7 @@ fn several_errors_are_told_at_once_each_at_its_place() {
 #[test]
 fn an_image_that_does_not_exist_is_an_error_with_a_suggestion() {
     let source = "FROM busybox AS tools\nFROM debian\nCOPY --from=tolls /x /x\n";
-    let errors = plan_with(source, &options(), &base_images()).err().unwrap();
+    let errors = plan_with(source, &options(), &base_images()).unwrap_err();
     let error = errors.iter().next().unwrap();
     assert_eq!(error.to_string(), "image `tolls:latest` cannot be used");
     assert_eq!(error.hint().as_deref(), Some("did you mean `tools`?"));
@@ -770,6 +768,24 @@ fn build_checks_that_need_a_scope() {
 }
 
 #[test]
+fn build_checks_of_the_text_are_told_beside_those_of_the_scope() {
+    let shown = warnings("FROM busybox AS Base\nMAINTAINER me\nENV A=$B\n");
+    let rules: Vec<&str> = shown.iter().filter_map(|warning| warning.split(':').next()).collect();
+    assert_eq!(rules, ["StageNameCasing", "MaintainerDeprecated", "UndefinedVar"]);
+    let source = "# check=error=true\nFROM busybox\nENV A=$B\n";
+    assert_eq!(
+        errors(source, &options()),
+        ["ENV A=$B: build checks are violated: UndefinedVar"]
+    );
+    let with = |text: &str| PlanOptions {
+        build_args: BTreeMap::from([("BUILDKIT_DOCKERFILE_CHECK".into(), text.into())]),
+        ..options()
+    };
+    assert!(planned_with(source, &with("skip=all")).warnings.is_empty());
+    assert!(errors(source, &with("skips=all"))[0].contains("`skips` is not a check option"));
+}
+
+#[test]
 fn an_unused_build_argument_is_told() {
     let build_args = ["X", "HTTPS_PROXY", "BUILDKIT_INLINE_CACHE", "TARGETARCH"];
     let build_args = build_args
@@ -806,8 +822,19 @@ fn hostile_files_end_in_errors_and_not_in_gigabytes() {
         shown[0]
     );
 
+    let many: String = (0..60_000).map(|index| format!("V{index}=$U{index} ")).collect();
+    let begun = std::time::Instant::now();
+    planned(&format!(
+        "FROM busybox\nENV {}\n",
+        many.replace(' ', " \\\n").trim_end_matches("\\\n")
+    ));
+    assert!(
+        begun.elapsed().as_secs() < 20,
+        "time does not grow with the square of the variables"
+    );
+
     let images = base_images().with("loud", |config| config.config.on_build = vec!["ENV A=1".into(); 5_000]);
-    let errors = plan_with("FROM loud\n", &options(), &images).err().unwrap();
+    let errors = plan_with("FROM loud\n", &options(), &images).unwrap_err();
     assert!(errors.to_string().contains("ONBUILD triggers"));
 }
 

@@ -75,18 +75,16 @@ pub(super) fn platform_of_from(
 ) {
     const TARGET: &str = "TARGETPLATFORM";
     let value = expanded.value.as_str();
-    let variables = (expanded.used.as_slice(), expanded.undefined.as_slice());
-    if let ([only], []) = variables
-        && only == TARGET
-        && scope.get(TARGET) == Some(value)
-    {
+    let only_target = expanded.undefined.is_empty() && expanded.used.iter().eq([TARGET]);
+    if only_target && scope.get(TARGET) == Some(value) {
         let message = format!(
             "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
             word.raw
         );
         report.violation(Rule::RedundantTargetPlatform, stage.span, &stage.check, message);
     }
-    if let (([], []), Ok(platform)) = (variables, value.parse::<Platform>()) {
+    let constant = expanded.undefined.is_empty() && expanded.used.is_empty();
+    if let (true, Ok(platform)) = (constant, value.parse::<Platform>()) {
         let name = stage.name.as_ref().map_or("", |name| name.value.as_str());
         if !name.contains(&platform.os) && !name.contains(&platform.architecture) {
             let message = format!("FROM --platform flag should not use constant value {value:?}");

@@ -1,4 +1,6 @@
-//! The variables of a scope, in the order in which they were first set.
+//! Names and values in the order in which they were first set: the variables of a scope among them.
+
+use std::collections::HashMap;
 
 use super::error::Problem;
 
@@ -6,10 +8,40 @@ use super::error::Problem;
 /// default (execve(2), "Limits on size of arguments and environment": a quarter of 8 MiB, and 128 KiB for each).
 const LARGEST: usize = 2 << 20;
 
+/// Values by name, in the order of the names' first assignment. Files are hostile, so that looking one up does not
+/// walk over all of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ordered<V> {
+    entries: Vec<(String, V)>,
+    places: HashMap<String, usize>,
+}
+
+impl<V> Ordered<V> {
+    /// Sets a value; a name that is known keeps its place. What it was before.
+    pub(super) fn set(&mut self, name: &str, value: V) -> Option<V> {
+        if let Some(&place) = self.places.get(name) {
+            return Some(std::mem::replace(&mut self.entries[place].1, value));
+        }
+        self.places.insert(name.to_owned(), self.entries.len());
+        self.entries.push((name.to_owned(), value));
+        None
+    }
+
+    /// The value of a name.
+    pub(super) fn get(&self, name: &str) -> Option<&V> {
+        self.places.get(name).map(|&place| &self.entries[place].1)
+    }
+
+    /// All, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
+        self.entries.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
 /// Variables. Names are compared letter by letter, as on any system but Windows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Environment {
-    variables: Vec<(String, String)>,
+    variables: Ordered<String>,
     bytes: usize,
 }
 
@@ -26,15 +58,10 @@ impl Environment {
 
     /// Sets a variable; one that is set keeps its place.
     pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), Problem> {
-        match self.variables.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => {
-                self.bytes = self.bytes - old.len() + value.len();
-                *old = value.to_owned();
-            }
-            None => {
-                self.bytes += name.len() + value.len();
-                self.variables.push((name.to_owned(), value.to_owned()));
-            }
+        self.bytes += value.len();
+        match self.variables.set(name, value.to_owned()) {
+            Some(old) => self.bytes -= old.len(),
+            None => self.bytes += name.len(),
         }
         if self.bytes > LARGEST {
             return Err(Problem::EnvironmentTooLarge { limit: LARGEST });
@@ -44,19 +71,20 @@ impl Environment {
 
     /// A variable's value.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let found = self.variables.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.as_str())
+        self.variables.get(name).map(String::as_str)
     }
 
     /// The names.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().map(|(name, _)| name.as_str())
+        self.variables.iter().map(|(name, _)| name)
     }
 
     /// `NAME=value`, in order.
     pub(super) fn entries(&self) -> Vec<String> {
-        let entry = |(name, value): &(String, String)| format!("{name}={value}");
-        self.variables.iter().map(entry).collect()
+        self.variables
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
     }
 
     /// How many bytes names and values take.

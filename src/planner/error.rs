@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::oci::{PlatformError, Reference, ReferenceError};
-use crate::parser::{Diagnostic, ExpandError, MountError, Span};
+use crate::parser::{CheckError, Diagnostic, ExpandError, MountError, Span};
 
 use super::images::ResolveError;
 
@@ -130,7 +130,7 @@ pub enum Problem {
     #[error("image `{}` cannot be used", reference.familiar())]
     BaseImage {
         /// The image.
-        reference: Reference,
+        reference: Box<Reference>,
         /// A stage with a similar name.
         similar: Option<String>,
         /// Why.
@@ -256,13 +256,22 @@ pub enum Problem {
         trigger: String,
         /// Why.
         #[source]
-        source: Diagnostic,
+        source: Box<Diagnostic>,
     },
     /// SOURCE_DATE_EPOCH is not a number of seconds.
     #[error("SOURCE_DATE_EPOCH is `{value}`, which is not a number of seconds since 1970")]
     Epoch {
         /// The value.
         value: String,
+    },
+    /// BUILDKIT_DOCKERFILE_CHECK.
+    #[error(transparent)]
+    CheckOptions(#[from] CheckError),
+    /// Build checks are errors here, and some are violated.
+    #[error("build checks are violated: {rules}")]
+    Checks {
+        /// The checks' names.
+        rules: String,
     },
     /// What the builder cannot do yet.
     #[error("{feature} is not supported yet")]

@@ -1,6 +1,7 @@
 //! Words in a scope: their values, and which variables they asked for.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use crate::parser::{ExpandError, Heredoc, Lookup, Word};
 
@@ -12,10 +13,10 @@ use super::error::{PlanError, Problem};
 pub(super) struct Expanded<T> {
     /// The value.
     pub(super) value: T,
-    /// Variables that are set, each once.
-    pub(super) used: Vec<String>,
-    /// Variables that are not, each once.
-    pub(super) undefined: Vec<String>,
+    /// Variables that are set.
+    pub(super) used: BTreeSet<String>,
+    /// Variables that are not.
+    pub(super) undefined: BTreeSet<String>,
 }
 
 /// The value of a word.
@@ -48,13 +49,13 @@ pub(super) fn watch<T, E>(
     scope: &Environment,
     expand: impl FnOnce(Lookup<'_>) -> Result<T, E>,
 ) -> Result<Expanded<T>, E> {
-    let asked = RefCell::new((Vec::new(), Vec::new()));
+    let asked = RefCell::new((BTreeSet::new(), BTreeSet::new()));
     let lookup = |name: &str| {
         let value = scope.get(name);
         let (used, undefined) = &mut *asked.borrow_mut();
-        let list: &mut Vec<String> = if value.is_some() { used } else { undefined };
-        if !list.iter().any(|known| known == name) {
-            list.push(name.to_owned());
+        let known: &mut BTreeSet<String> = if value.is_some() { used } else { undefined };
+        if !known.contains(name) {
+            known.insert(name.to_owned());
         }
         value.map(str::to_owned)
     };

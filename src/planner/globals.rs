@@ -1,6 +1,6 @@
 //! The global scope: the arguments that FROM can use, and the moment that the build pretends to happen at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::oci::{Platform, Timestamp};
 use crate::parser::{ArgDefinition, Dockerfile, Instruction, InstructionKind, Span};
@@ -20,7 +20,7 @@ pub(super) struct Globals {
     /// The automatic arguments (`TARGETARCH` and its kin) and the global ARGs that have a value.
     pub(super) scope: Environment,
     /// The names of all global ARGs.
-    pub(super) declared: Vec<String>,
+    pub(super) declared: BTreeSet<String>,
     /// The names of the automatic arguments.
     pub(super) automatic: Vec<String>,
     /// The build arguments, that of the epoch among them.
@@ -39,7 +39,7 @@ pub(super) fn evaluate(dockerfile: &Dockerfile, options: &PlanOptions, report: &
     let mut globals = Globals {
         automatic: scope.names().map(str::to_owned).collect(),
         scope,
-        declared: Vec::new(),
+        declared: BTreeSet::new(),
         build_args,
         epoch: None,
     };
@@ -59,7 +59,7 @@ pub(super) fn evaluate(dockerfile: &Dockerfile, options: &PlanOptions, report: &
 pub(super) fn defaults(dockerfile: &Dockerfile, options: &PlanOptions, escape: char) -> Option<Environment> {
     let mut globals = Globals {
         scope: automatic(dockerfile, options),
-        declared: Vec::new(),
+        declared: BTreeSet::new(),
         automatic: Vec::new(),
         build_args: BTreeMap::new(),
         epoch: None,
@@ -91,7 +91,7 @@ impl Globals {
         if let Some(value) = value {
             self.scope.set(&name, &value).map_err(|problem| problem.at(span))?;
         }
-        self.declared.push(name);
+        self.declared.insert(name);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 
 use crate::oci::{Healthcheck, History, Timestamp};
 
-use super::environment::Environment;
+use super::environment::{Environment, Ordered};
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
@@ -29,20 +29,17 @@ pub(super) fn entry(created_by: String, layer: Layer, epoch: Option<i64>) -> His
 }
 
 /// `RUN |1 A=1 /bin/sh -c make # buildkit`: the declared arguments with the values that the command saw.
-pub(super) fn run(arguments: &[String], build_args: &[(String, Option<String>)], scope: &Environment) -> String {
-    let mut effective: Vec<(&str, &str)> = Vec::new();
-    for (name, value) in build_args {
+pub(super) fn run(arguments: &[String], build_args: &Ordered<Option<String>>, scope: &Environment) -> String {
+    let value = |name: &str, value: &Option<String>| {
         let value = scope.get(name).or(value.as_deref()).unwrap_or_default();
-        match effective.iter_mut().find(|(known, _)| known == name) {
-            Some(known) => known.1 = value,
-            None => effective.push((name, value)),
-        }
-    }
+        format!("{name}={value}")
+    };
+    let effective: Vec<String> = build_args.iter().map(|(name, given)| value(name, given)).collect();
     let mut words = vec!["RUN".to_owned()];
     if !effective.is_empty() {
         words.push(format!("|{}", effective.len()));
     }
-    words.extend(effective.into_iter().map(|(name, value)| format!("{name}={value}")));
+    words.extend(effective);
     words.extend_from_slice(arguments);
     words.push("# buildkit".into());
     words.join(" ")
@@ -172,16 +169,18 @@ mod tests {
     fn run_shows_each_declared_argument_once() {
         let mut scope = Environment::default();
         scope.set("A", "env").unwrap();
-        let build_args = [
-            ("A".into(), Some("1".into())),
-            ("B".into(), None),
-            ("A".into(), Some("2".into())),
-        ];
+        let mut build_args = Ordered::default();
+        for (name, value) in [("A", Some("1")), ("B", None), ("A", Some("2"))] {
+            build_args.set(name, value.map(str::to_owned));
+        }
         let arguments = ["/bin/sh".to_owned(), "-c".to_owned(), "make".to_owned()];
         assert_eq!(
             run(&arguments, &build_args, &scope),
             "RUN |2 A=env B= /bin/sh -c make # buildkit"
         );
-        assert_eq!(run(&arguments, &[], &scope), "RUN /bin/sh -c make # buildkit");
+        assert_eq!(
+            run(&arguments, &Ordered::default(), &scope),
+            "RUN /bin/sh -c make # buildkit"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Base images: how the planner asks for them, and what it was told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::graph::ImageSource;
 use crate::oci::{ImageConfig, Platform, Reference};
@@ -43,6 +43,7 @@ pub trait ImageResolver {
 #[derive(Debug, Default)]
 pub(super) struct Images {
     found: HashMap<(Reference, Platform), ResolvedBase>,
+    known: HashSet<(Reference, Platform)>,
     requests: Vec<ImageRequest>,
     asked: usize,
 }
@@ -50,8 +51,7 @@ pub(super) struct Images {
 impl Images {
     /// Notes that an image is needed.
     pub(super) fn request(&mut self, reference: &Reference, platform: &Platform, span: Span) {
-        let known = |request: &ImageRequest| request.reference == *reference && request.platform == *platform;
-        if !self.requests.iter().any(known) {
+        if self.known.insert((reference.clone(), platform.clone())) {
             self.requests.push(ImageRequest {
                 reference: reference.clone(),
                 platform: platform.clone(),
@@ -79,7 +79,7 @@ impl Images {
                 }
                 Err(source) => report.error(PlanError {
                     problem: Problem::BaseImage {
-                        reference: request.reference.clone(),
+                        reference: Box::new(request.reference.clone()),
                         similar: similar(&request.reference),
                         source,
                     },

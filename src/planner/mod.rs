@@ -51,7 +51,8 @@ pub struct BuildPlan {
     pub config: ImageConfig,
     /// `SOURCE_DATE_EPOCH` as it turned out from options, build arguments and the Dockerfile, seconds since 1970.
     pub epoch: Option<i64>,
-    /// What is allowed but likely a mistake, in the order of the source.
+    /// What is allowed but likely a mistake, in the order of the source: the violations that the parser saw, as far as
+    /// the file's `# check=` does not silence them, and those that need a scope.
     pub warnings: Vec<Warning>,
 }
 
@@ -77,7 +78,8 @@ pub fn plan(
     let (state, graph) = Lowering::new(options, &globals, &stages, needed, &mut report).lower(target);
     checks::unused_build_args(dockerfile, options, &globals, &mut report);
     let (state, warnings) = report.finish(state)?;
-    let mut config = state.config;
+    let result = state.file_system;
+    let mut config = state.into_config();
     config.config.labels.extend(options.labels.clone());
     if let Some(platform) = &options.platform {
         config.platform = platform.clone();
@@ -85,7 +87,7 @@ pub fn plan(
     config.created = globals.epoch.map(Timestamp::from_unix);
     Ok(BuildPlan {
         graph,
-        result: state.file_system,
+        result,
         config,
         epoch: globals.epoch,
         warnings,

@@ -1,8 +1,10 @@
 //! Errors and warnings, gathered while planning goes on.
 
-use crate::parser::{CheckOptions, Dockerfile, Rule, Span};
+use std::collections::BTreeSet;
 
-use super::error::{PlanError, PlanErrors};
+use crate::parser::{CheckError, CheckOptions, Dockerfile, Rule, Span};
+
+use super::error::{PlanError, PlanErrors, Problem};
 use super::options::PlanOptions;
 
 /// More warnings than anybody reads, and a bound on what a hostile file can make.
@@ -34,12 +36,25 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(dockerfile: &Dockerfile, options: &PlanOptions) -> Self {
-        Self {
+        let mut report = Self {
             errors: Vec::new(),
             warnings: Vec::new(),
-            checks: check_options(dockerfile, options),
+            checks: CheckOptions::default(),
             escape: dockerfile.directives.escape,
+        };
+        match check_options(dockerfile, options) {
+            Ok(checks) => report.checks = checks,
+            Err(error) => report.errors.push(PlanError {
+                problem: error.into(),
+                span: None,
+            }),
         }
+        for warning in &dockerfile.warnings {
+            if let Some(rule) = warning.rule() {
+                report.violation(rule, warning.span, &CheckOptions::default(), warning.message.clone());
+            }
+        }
+        report
     }
 
     pub(super) fn error(&mut self, error: PlanError) {
@@ -72,8 +87,13 @@ impl Report {
         });
     }
 
+    /// Whether there are so many warnings that no more are taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.warnings.len() >= MOST_WARNINGS
+    }
+
     fn push(&mut self, warning: Warning) {
-        if !self.warnings.contains(&warning) && self.warnings.len() < MOST_WARNINGS {
+        if !self.is_full() && !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
     }
@@ -85,8 +105,32 @@ impl Report {
         PlanErrors::from_list(errors).expect("one was just pushed")
     }
 
+    /// `# check=error=true` makes errors of violations.
+    fn fail_on_violations(&mut self) {
+        let broken: BTreeSet<&str> = self
+            .warnings
+            .iter()
+            .filter_map(|warning| warning.rule)
+            .map(Rule::name)
+            .collect();
+        if self.checks.error && !broken.is_empty() {
+            let first = self
+                .warnings
+                .iter()
+                .filter(|warning| warning.rule.is_some())
+                .filter_map(|warning| warning.span);
+            let span = first.min_by_key(|span| span.start);
+            let rules = broken.into_iter().collect::<Vec<_>>().join(", ");
+            self.error(PlanError {
+                problem: Problem::Checks { rules },
+                span,
+            });
+        }
+    }
+
     /// The value and the warnings, or the errors.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Warning>), PlanErrors> {
+        self.fail_on_violations();
         self.warnings.sort_by_key(|warning| warning.span.map(|span| span.start));
         match (PlanErrors::from_list(self.errors), value) {
             (None, Some(value)) => Ok((value, self.warnings)),
@@ -96,10 +140,10 @@ impl Report {
     }
 }
 
-fn check_options(dockerfile: &Dockerfile, options: &PlanOptions) -> CheckOptions {
-    let argument = options.build_args.get(CHECK_ARGUMENT);
-    argument
-        .and_then(|text| CheckOptions::parse(text).ok())
-        .or_else(|| dockerfile.directives.check.as_ref().map(|check| check.value.clone()))
-        .unwrap_or_default()
+fn check_options(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<CheckOptions, CheckError> {
+    if let Some(text) = options.build_args.get(CHECK_ARGUMENT) {
+        return CheckOptions::parse(text);
+    }
+    let directive = dockerfile.directives.check.as_ref();
+    Ok(directive.map(|check| check.value.clone()).unwrap_or_default())
 }

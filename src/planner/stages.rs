@@ -13,6 +13,9 @@ use super::report::Report;
 /// The name of the base that holds nothing.
 const SCRATCH: &str = "scratch";
 
+/// Among how many names a similar one is looked for.
+pub(super) const MOST_CANDIDATES: usize = 1_000;
+
 /// Where files come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Origin {
@@ -250,7 +253,7 @@ fn read_platform(stage: &Stage, word: &Word, globals: &Globals, report: &mut Rep
 fn in_from(stage: &Stage, word: &Word, globals: &Globals, report: &mut Report) -> Result<Expanded<String>, PlanError> {
     let expanded = expand::word(word, report.escape, &globals.scope)?;
     for name in &expanded.undefined {
-        if globals.declared.contains(name) {
+        if globals.declared.contains(name) || report.is_full() {
             continue;
         }
         let message = format!(
@@ -268,7 +271,8 @@ fn did_you_mean(similar: Option<String>) -> String {
 
 fn similar_argument(name: &str, globals: &Globals) -> Option<String> {
     let declared = globals.declared.iter().map(String::as_str);
-    nearest(name, declared.chain(globals.scope.names())).map(str::to_owned)
+    let known = declared.chain(globals.scope.names()).take(MOST_CANDIDATES);
+    nearest(name, known).map(str::to_owned)
 }
 
 fn empty(subject: &'static str, word: &Word, expanded: &Expanded<String>, globals: &Globals) -> PlanError {

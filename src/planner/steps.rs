@@ -72,15 +72,16 @@ pub(super) fn collect<'a>(
     resolver: &dyn ImageResolver,
     report: &mut Report,
 ) -> Needed<'a> {
+    let count = stages.len();
     let needed = Needed {
-        stages: (0..stages.len()).map(|_| None).collect(),
+        stages: (0..count).map(|_| None).collect(),
         images: Images::default(),
         budget: Budget::new(),
     };
     let mut collector = Collector {
         stages,
         needed,
-        fired: Vec::new(),
+        fired: vec![false; count],
         report,
     };
     collector.need(Origin::Stage(target), Span::default());
@@ -98,8 +99,8 @@ pub(super) fn collect<'a>(
 struct Collector<'c, 'a> {
     stages: &'c mut StageTable<'a>,
     needed: Needed<'a>,
-    /// The stages whose triggers have fired.
-    fired: Vec<usize>,
+    /// For each stage, whether its triggers have fired.
+    fired: Vec<bool>,
     report: &'c mut Report,
 }
 
@@ -190,10 +191,10 @@ impl<'a> Collector<'_, 'a> {
 
     /// Puts the triggers of each new stage's base before its own steps. Whether there may be more to do.
     fn fire_triggers(&mut self) -> bool {
-        let is_new = |index: &usize| self.needed.stages[*index].is_some() && !self.fired.contains(index);
+        let is_new = |index: &usize| self.needed.stages[*index].is_some() && !self.fired[*index];
         let new: Vec<usize> = (0..self.stages.len()).filter(is_new).collect();
         for &index in &new {
-            self.fired.push(index);
+            self.fired[index] = true;
             let place = TriggerPlace {
                 span: self.stages.get(index).stage.span,
                 lines: self.stages.get(index).stage.lines,
@@ -229,10 +230,12 @@ impl<'a> Collector<'_, 'a> {
         self.needed.budget.trigger()?;
         let instruction = parse_onbuild(trigger).map_err(|errors| Problem::Trigger {
             trigger: trigger.chars().take(LONGEST_SHOWN).collect(),
-            source: errors
-                .into_iter()
-                .next()
-                .unwrap_or_else(|| Diagnostic::error(place.span, "it is empty")),
+            source: Box::new(
+                errors
+                    .into_iter()
+                    .next()
+                    .unwrap_or_else(|| Diagnostic::error(place.span, "it is empty")),
+            ),
         })?;
         let step = self.prepare(Cow::Owned(instruction), stage, Some(place));
         for origin in step.origins.clone().into_iter().flatten() {

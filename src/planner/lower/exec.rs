@@ -94,7 +94,7 @@ impl Lowering<'_, '_> {
     fn proxies(&self) -> Vec<String> {
         let given = |proxy: &str| {
             let matches = |(name, _): &(&String, &String)| name.eq_ignore_ascii_case(proxy);
-            let last = self.globals.build_args.iter().filter(matches).last();
+            let last = self.globals.build_args.iter().rfind(matches);
             last.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
         };
         let both = |proxy: &str| {

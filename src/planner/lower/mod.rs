@@ -19,7 +19,7 @@ use super::globals::Globals;
 use super::history::{self, Layer};
 use super::options::PlanOptions;
 use super::report::Report;
-use super::stages::{Origin, StageTable};
+use super::stages::{MOST_CANDIDATES, Origin, StageTable};
 use super::steps::{Needed, Step};
 
 pub(super) use state::StageState;
@@ -306,11 +306,11 @@ impl<'p, 'a> Lowering<'p, 'a> {
     /// Warns of variables that nothing defines.
     fn checked<T>(&mut self, state: &StageState, step: &Step<'_>, expanded: Expanded<T>) -> T {
         for name in &expanded.undefined {
-            let declared = state.build_args.iter().any(|(known, _)| known == name);
-            if declared || NOT_VARIABLES.contains(&name.as_str()) {
+            let declared = state.build_args.get(name).is_some();
+            if declared || NOT_VARIABLES.contains(&name.as_str()) || self.report.is_full() {
                 continue;
             }
-            let similar = nearest(name, state.scope.names());
+            let similar = nearest(name, state.scope.names().take(MOST_CANDIDATES));
             let hint = similar.map_or_else(String::new, |similar| format!(" (did you mean ${similar}?)"));
             let message = format!("Usage of undefined variable '${name}'{hint}");
             let own = &step.instruction.check;

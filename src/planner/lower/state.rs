@@ -4,7 +4,7 @@ use crate::graph::{Label, VertexId};
 use crate::oci::{ImageConfig, Platform};
 use crate::parser::InstructionKind;
 
-use super::super::environment::Environment;
+use super::super::environment::{Environment, Ordered};
 use super::super::error::Problem;
 use super::super::path;
 use super::super::steps::Step;
@@ -20,12 +20,14 @@ const INHERITED: [&str; 2] = ["os.version", "os.features"];
 pub(in super::super) struct StageState {
     /// The last vertex; `None` while there are no files.
     pub(in super::super) file_system: Option<VertexId>,
-    /// The image's configuration so far.
-    pub(in super::super) config: ImageConfig,
-    /// The variables: ENV and ARG, the last assignment counts.
+    /// The image's configuration so far, but for `Env`: [`StageState::into_config`] has it all.
+    pub(super) config: ImageConfig,
+    /// The image's variables: ENV.
+    pub(super) image_env: Environment,
+    /// The variables of commands: ENV and ARG, the last assignment counts.
     pub(super) scope: Environment,
     /// The arguments that were declared, the base stages' among them, with their values.
-    pub(super) build_args: Vec<(String, Option<String>)>,
+    pub(super) build_args: Ordered<Option<String>>,
     /// What its commands run on.
     pub(super) platform: Platform,
     /// A WORKDIR stands in this Dockerfile.
@@ -54,11 +56,13 @@ impl StageState {
         if !config.config.env.iter().any(|entry| entry.starts_with("PATH=")) && config.platform.os != "windows" {
             config.config.env.push(DEFAULT_PATH.into());
         }
+        let image_env = Environment::of_image(&std::mem::take(&mut config.config.env))?;
         Ok(Self {
             file_system: None,
-            scope: Environment::of_image(&config.config.env)?,
+            scope: image_env.clone(),
+            image_env,
             config,
-            build_args: Vec::new(),
+            build_args: Ordered::default(),
             platform,
             workdir_set: false,
             cmd_set: false,
@@ -83,6 +87,12 @@ impl StageState {
         state
     }
 
+    /// The image's configuration at the end of the stage.
+    pub(in super::super) fn into_config(mut self) -> ImageConfig {
+        self.config.config.env = self.image_env.entries();
+        self.config
+    }
+
     /// The working directory.
     pub(super) fn working_dir(&self) -> &str {
         match self.config.config.working_dir.as_str() {
@@ -99,7 +109,7 @@ impl StageState {
             .iter()
             .map(|entry| entry.created_by.len() + 100)
             .sum();
-        history + 2 * self.scope.bytes()
+        history + self.scope.bytes() + self.image_env.bytes()
     }
 
     /// How a step of the stage is shown.

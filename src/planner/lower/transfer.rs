@@ -35,6 +35,14 @@ struct Settings {
     mode: Option<ModeChange>,
 }
 
+/// The sources, variables replaced.
+#[derive(Default)]
+struct Sources {
+    paths: Vec<String>,
+    /// The heredocs: names and contents.
+    files: Vec<(String, String)>,
+}
+
 impl Lowering<'_, '_> {
     pub(super) fn transfer(
         &mut self,
@@ -64,19 +72,19 @@ impl Lowering<'_, '_> {
             };
             return Err(problem.at(transfer.destination.span));
         }
-        let (paths, heredocs) = self.sources(state, step, transfer, verb)?;
-        let text = history_text(transfer, verb, &chown, &chmod, &paths, &heredocs, &destination);
+        let sources = self.sources(state, step, transfer, verb)?;
+        let text = history_text(transfer, verb, &chown, &chmod, &sources, &destination);
         let mut inputs: Vec<VertexId> = state.file_system.into_iter().collect();
         let base = state.file_system.map(|_| 0);
         let mut actions = Vec::new();
-        if !paths.is_empty() {
+        if !sources.paths.is_empty() {
             let Some(input) = self.transfer_input(step) else {
                 return Ok(());
             };
             inputs.push(input);
-            actions.push(copy(transfer, verb, &settings, &paths, inputs.len() - 1));
+            actions.push(copy(transfer, verb, &settings, &sources.paths, inputs.len() - 1));
         }
-        actions.extend(heredocs.into_iter().map(|(name, content)| FileAction::MakeFile {
+        actions.extend(sources.files.into_iter().map(|(name, content)| FileAction::MakeFile {
             name,
             destination: settings.destination.clone(),
             content: content.into_bytes(),
@@ -98,29 +106,29 @@ impl Lowering<'_, '_> {
         }
     }
 
-    /// The paths, and the heredocs with their names, variables replaced.
+    /// The values of the sources.
     fn sources(
         &mut self,
         state: &StageState,
         step: &Step<'_>,
         transfer: &Transfer,
         verb: Verb,
-    ) -> Result<(Vec<String>, Vec<(String, String)>), PlanError> {
-        let (mut paths, mut heredocs) = (Vec::new(), Vec::new());
+    ) -> Result<Sources, PlanError> {
+        let mut sources = Sources::default();
         for source in &transfer.sources {
             match source {
                 TransferSource::Path(word) => {
                     let path = self.value(state, step, word)?;
                     check_local(&path, word, verb)?;
-                    paths.push(path);
+                    sources.paths.push(path);
                 }
-                TransferSource::Heredoc(heredoc) => heredocs.push(self.inline(state, step, heredoc)?),
+                TransferSource::Heredoc(heredoc) => sources.files.push(self.inline(state, step, heredoc)?),
             }
         }
         if transfer.checksum.is_some() {
             return Err(Problem::Checksum.at(step.span()));
         }
-        Ok((paths, heredocs))
+        Ok(sources)
     }
 
     fn inline(
@@ -232,8 +240,7 @@ fn history_text(
     verb: Verb,
     chown: &str,
     chmod: &str,
-    paths: &[String],
-    heredocs: &[(String, String)],
+    sources: &Sources,
     destination: &str,
 ) -> String {
     let mut words = vec![verb.name().to_owned()];
@@ -245,8 +252,8 @@ fn history_text(
             words.push(format!("{flag}={value}"));
         }
     }
-    words.extend(paths.iter().cloned());
-    words.extend(heredocs.iter().map(|(name, _)| format!("<<{name}")));
+    words.extend(sources.paths.iter().cloned());
+    words.extend(sources.files.iter().map(|(name, _)| format!("<<{name}")));
     words.extend([destination.to_owned(), "# buildkit".into()]);
     words.join(" ")
 }

@@ -20,16 +20,8 @@ impl Lowering<'_, '_> {
         for (name, value) in self.pairs(state, step, pairs, "ENV")? {
             checks::no_secret(step, "ENV", &name, self.report);
             state.scope.set(&name, &value).at(step.span())?;
-            let entry = format!("{name}={value}");
-            text.push_str(&format!(" {entry}"));
-            let env = &mut state.config.config.env;
-            match env
-                .iter_mut()
-                .find(|known| known.split('=').next() == Some(name.as_str()))
-            {
-                Some(known) => *known = entry,
-                None => env.push(entry),
-            }
+            state.image_env.set(&name, &value).at(step.span())?;
+            text.push_str(&format!(" {name}={value}"));
         }
         self.record(state, step, text, Layer::None)
     }
@@ -90,7 +82,7 @@ impl Lowering<'_, '_> {
                     state.scope.set(&name, value).at(step.span())?;
                 }
             }
-            state.build_args.push((name, value));
+            state.build_args.set(&name, value);
         }
         self.record(state, step, text, Layer::None)
     }
