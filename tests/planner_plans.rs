@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use builder::graph::{
     Access, CopyAction, Exec, ExtraHost, FileAction, ImageSource, MountKind, NetworkMode, Op, SecurityMode, Sharing,
@@ -154,48 +153,42 @@ fn seen_by_run(plan: &BuildPlan, name: &str) -> Option<String> {
 
 /// A plan as text.
 fn render(plan: &BuildPlan) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for (id, vertex) in plan.graph.iter() {
         let inputs: Vec<String> = vertex
             .inputs
             .iter()
             .map(|input| format!("#{}", input.index()))
             .collect();
-        let lines = vertex
+        let place = vertex
             .label
             .lines
             .map_or_else(String::new, |(first, last)| format!(" @{first}-{last}"));
-        let name = &vertex.label.name;
-        writeln!(text, "#{} {name}{lines} <- [{}]", id.index(), inputs.join(" ")).unwrap();
+        lines.push(format!(
+            "#{} {}{place} <- [{}]",
+            id.index(),
+            vertex.label.name,
+            inputs.join(" ")
+        ));
         match &vertex.op {
-            Op::Source(Source::Image(image)) => writeln!(text, "     image {}", image.reference).unwrap(),
-            Op::Source(Source::Local(local)) => writeln!(text, "     context {}", local.name).unwrap(),
+            Op::Source(Source::Image(image)) => lines.push(format!("     image {}", image.reference)),
+            Op::Source(Source::Local(local)) => lines.push(format!("     context {}", local.name)),
             Op::Exec(exec) => {
-                writeln!(
-                    text,
+                lines.push(format!(
                     "     exec {:?} in {} as {:?}",
                     exec.args, exec.working_dir, exec.user
-                )
-                .unwrap();
-                for mount in &exec.mounts {
-                    writeln!(text, "       {mount:?}").unwrap();
-                }
+                ));
+                lines.extend(exec.mounts.iter().map(|mount| format!("       {mount:?}")));
             }
-            Op::File(file) => {
-                for action in &file.actions {
-                    writeln!(text, "     {action:?}").unwrap();
-                }
-            }
+            Op::File(file) => lines.extend(file.actions.iter().map(|action| format!("     {action:?}"))),
         }
     }
-    writeln!(
-        text,
+    lines.push(format!(
         "result {}",
         plan.result.map_or("-".into(), |id| format!("#{}", id.index()))
-    )
-    .unwrap();
-    writeln!(text, "{}", serde_json::to_string_pretty(&plan.config).unwrap()).unwrap();
-    text
+    ));
+    lines.push(serde_json::to_string_pretty(&plan.config).expect("configurations have a JSON form"));
+    lines.join("\n")
 }
 
 #[test]
