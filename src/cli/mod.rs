@@ -9,6 +9,8 @@ mod failure;
 mod format;
 mod interrupt;
 mod progress;
+#[cfg(test)]
+mod reference;
 mod report;
 mod secrets;
 mod session;
