@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
 use self::archive::{decoder, detect};
-use self::destination::{Destination, KeptTimes};
+use self::destination::{Destination, KeptTimes, Made, UpperDirectory};
 use self::mode::mode_of_made_directories;
 use self::node::{NewFile, Node, Place, Rules};
 use crate::cancel::Cancel;
@@ -158,7 +158,7 @@ struct Run<'a> {
     inputs: &'a [FileInput<'a>],
     snapshotter: &'a Snapshotter,
     cancel: &'a Cancel,
-    rootfs: Rootfs,
+    active: &'a ActiveSnapshot,
 }
 
 /// Runs `op` and keeps the result as a snapshot on its base.
@@ -198,13 +198,18 @@ fn run_once(
         inputs,
         snapshotter,
         cancel,
-        rootfs: active.mount()?,
+        active: &active,
     };
+    let mut mounted = None;
     for (index, action) in op.actions.iter().enumerate() {
-        run.act(action, selections.get(index).copied().flatten())?;
+        let rootfs = match mounted.take() {
+            Some(rootfs) => rootfs,
+            None => active.mount()?,
+        };
+        mounted = run.act(rootfs, action, selections.get(index).copied().flatten())?;
     }
     // The mount ends before the directory below it becomes immutable.
-    drop(run);
+    drop(mounted);
     Ok(active.commit()?)
 }
 
@@ -220,12 +225,18 @@ fn prepare(op: &FileOp, inputs: &[FileInput<'_>], snapshotter: &Snapshotter) -> 
 }
 
 impl Run<'_> {
-    fn act(&self, action: &FileAction, selection: Option<&Selection>) -> Result<(), FileError> {
+    /// Gives the mount back where it is still there.
+    fn act(
+        &self,
+        rootfs: Rootfs,
+        action: &FileAction,
+        selection: Option<&Selection>,
+    ) -> Result<Option<Rootfs>, FileError> {
         if self.cancel.is_cancelled() {
             return Err(FileError::Cancelled);
         }
         match action {
-            FileAction::Copy(copy) => self.copy(copy, selection),
+            FileAction::Copy(copy) => return self.copy(rootfs, copy, selection),
             FileAction::MakeFile {
                 name,
                 destination,
@@ -236,54 +247,52 @@ impl Run<'_> {
                 let file = NewFile {
                     content,
                     mode: mode & 0o7777,
-                    owner: self.owner(owner.as_ref())?.unwrap_or_default(),
+                    owner: find_owner(&rootfs, owner.as_ref())?.unwrap_or_default(),
                 };
-                self.make_file(name, destination, &file)
+                self.make_file(&rootfs, name, destination, &file)?;
             }
             FileAction::MakeDirectory { path, mode, owner } => {
-                let owner = self.owner(owner.as_ref())?.unwrap_or_default();
+                let owner = find_owner(&rootfs, owner.as_ref())?.unwrap_or_default();
                 let path = ContainerPath::new(path)?;
-                let _times = KeptTimes::of_nearest(&self.rootfs, &path)?;
-                self.rootfs.mkdir_all(&path, mode & 0o7777, owner, self.ids())?;
-                Ok(())
+                let _times = KeptTimes::of_nearest(&rootfs, &path)?;
+                rootfs.mkdir_all(&path, mode & 0o7777, owner, self.ids())?;
             }
         }
+        Ok(Some(rootfs))
     }
 
     fn ids(&self) -> IdMode {
         self.snapshotter.ids()
     }
 
-    /// Looks an owner up in the root file system that receives the files.
-    fn owner(&self, owner: Option<&crate::graph::Owner>) -> Result<Option<Owner>, FileError> {
-        let Some(crate::graph::Owner { user, group }) = owner else {
-            return Ok(None);
+    fn make_file(&self, rootfs: &Rootfs, name: &str, destination: &str, file: &NewFile<'_>) -> Result<(), FileError> {
+        let made = Made {
+            mode: 0o755,
+            owner: file.owner,
+            ids: self.ids(),
         };
-        let spec = match group {
-            Some(group) => Cow::Owned(format!("{user}:{group}")),
-            None => Cow::Borrowed(user.as_str()),
-        };
-        Ok(Some(lookup_owner(&self.rootfs, &spec)?))
-    }
-
-    fn make_file(&self, name: &str, destination: &str, file: &NewFile<'_>) -> Result<(), FileError> {
-        let destination = Destination::new(&self.rootfs, destination, 0o755, file.owner, self.ids())?;
+        let destination = Destination::new(rootfs, destination, made)?;
         let (directory, name) = destination.place_of(name.as_bytes())?;
         file.write(directory.as_fd(), &name, self.ids())
             .map_err(|error| error.at(b"", destination.shown().as_bytes()))
     }
 
-    fn copy(&self, copy: &CopyAction, selection: Option<&Selection>) -> Result<(), FileError> {
+    fn copy(
+        &self,
+        rootfs: Rootfs,
+        copy: &CopyAction,
+        selection: Option<&Selection>,
+    ) -> Result<Option<Rootfs>, FileError> {
         match self.inputs.get(copy.input) {
             Some(FileInput::Context(context)) => {
                 let request = request(copy, context.ignore(), Ownership::Root);
-                self.copy_from(copy, context.root(), &request, selection)
+                self.copy_from(rootfs, copy, context.root(), &request, selection)
             }
             Some(FileInput::Snapshot(snapshot)) => {
                 let root = self.snapshotter.view(*snapshot)?;
                 let ignore = IgnoreRules::default();
                 let request = request(copy, &ignore, Ownership::Kept);
-                self.copy_from(copy, root.as_fd(), &request, selection)
+                self.copy_from(rootfs, copy, root.as_fd(), &request, selection)
             }
             None => Err(FileError::Input { index: copy.input }),
         }
@@ -291,19 +300,20 @@ impl Run<'_> {
 
     fn copy_from(
         &self,
+        rootfs: Rootfs,
         copy: &CopyAction,
         root: BorrowedFd<'_>,
         request: &Request<'_>,
         selection: Option<&Selection>,
-    ) -> Result<(), FileError> {
+    ) -> Result<Option<Rootfs>, FileError> {
         let selection = match selection {
             Some(selection) => Cow::Borrowed(selection),
             None => Cow::Owned(Selection::resolve(root, request)?),
         };
         if selection.is_empty() {
-            return Ok(());
+            return Ok(Some(rootfs));
         }
-        let chosen = self.owner(copy.owner.as_ref())?;
+        let chosen = find_owner(&rootfs, copy.owner.as_ref())?;
         let rules = Rules {
             owner: match request.ownership {
                 Ownership::Root => Some(chosen.unwrap_or_default()),
@@ -313,13 +323,25 @@ impl Run<'_> {
             ids: self.ids(),
             cancel: self.cancel,
         };
-        let destination = Destination::new(
-            &self.rootfs,
-            &copy.destination,
-            mode_of_made_directories(copy.mode.as_ref()),
-            chosen.unwrap_or_default(),
-            self.ids(),
-        )?;
+        let made = Made {
+            mode: mode_of_made_directories(copy.mode.as_ref()),
+            owner: chosen.unwrap_or_default(),
+            ids: self.ids(),
+        };
+        let rootfs = if is_worth_bypassing(&selection) {
+            match self.bypass(rootfs, copy, made)? {
+                Way::Upper(upper) => {
+                    for source in &selection.sources {
+                        tree::copy(root, source, upper.as_fd(), &copy.destination, &rules)?;
+                    }
+                    return Ok(None);
+                }
+                Way::Mount(rootfs) => rootfs,
+            }
+        } else {
+            rootfs
+        };
+        let destination = Destination::new(&rootfs, &copy.destination, made)?;
         for source in &selection.sources {
             if copy.unpack == Unpack::Archives && self.unpack(root, source, &destination, chosen)? {
                 continue;
@@ -333,7 +355,34 @@ impl Run<'_> {
             }
             copy_source(root, source, &destination, &rules)?;
         }
-        Ok(())
+        drop(destination);
+        Ok(Some(rootfs))
+    }
+
+    /// Finds the way to write to the destination: straight into the upper directory where nothing can be in the way.
+    ///
+    /// That costs a third less than through overlayfs. It is right where the merged directory is empty: then every name
+    /// in the upper directory stands for itself, whatever the layers below once had there. Overlayfs must not be mounted
+    /// meanwhile (Documentation/filesystems/overlayfs.rst, "Changes to underlying filesystems").
+    fn bypass(&self, rootfs: Rootfs, copy: &CopyAction, made: Made) -> Result<Way, FileError> {
+        let overlay = self.active.overlay();
+        if overlay.lowers.is_empty() {
+            return Ok(Way::Mount(rootfs));
+        }
+        let destination = Destination::new(&rootfs, &copy.destination, made)?;
+        let vacant = destination.vacant()?;
+        let Some(vacant) = vacant else {
+            drop(destination);
+            return Ok(Way::Mount(rootfs));
+        };
+        // The last descriptors of the mount, and with them the mount.
+        drop(destination);
+        drop(rootfs);
+        match vacant.open_in(&overlay.upper) {
+            Some(upper) => Ok(Way::Upper(upper)),
+            // The way leads over a link in a layer below.
+            None => Ok(Way::Mount(self.active.mount()?)),
+        }
     }
 
     /// Unpacks a source that is an archive; says whether it was one.
@@ -379,6 +428,35 @@ impl Run<'_> {
             Err(errno) => Err(failed("read")(errno.into())),
         }
     }
+}
+
+/// Where copies are written.
+enum Way {
+    /// Straight into the upper directory; nothing is mounted.
+    Upper(UpperDirectory),
+    /// Through overlayfs.
+    Mount(Rootfs),
+}
+
+/// Whether mounting anew afterwards costs less than what is gained: several directories' content, and nothing else.
+fn is_worth_bypassing(selection: &Selection) -> bool {
+    const FEW: usize = 64;
+    let mut sources = selection.sources.iter();
+    let entries: usize = selection.sources.iter().map(|source| source.entries.len()).sum();
+    // A later source may have to replace what an earlier one has brought: one source alone cannot.
+    entries > FEW && sources.len() == 1 && sources.all(|source| source.metadata.kind == FileKind::Directory)
+}
+
+/// Looks an owner up in the root file system that receives the files.
+fn find_owner(rootfs: &Rootfs, owner: Option<&crate::graph::Owner>) -> Result<Option<Owner>, FileError> {
+    let Some(crate::graph::Owner { user, group }) = owner else {
+        return Ok(None);
+    };
+    let spec = match group {
+        Some(group) => Cow::Owned(format!("{user}:{group}")),
+        None => Cow::Borrowed(user.as_str()),
+    };
+    Ok(Some(lookup_owner(rootfs, &spec)?))
 }
 
 fn request<'a>(copy: &'a CopyAction, ignore: &'a IgnoreRules, ownership: Ownership) -> Request<'a> {

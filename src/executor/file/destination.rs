@@ -5,19 +5,28 @@
 //! their times, so that a layer does not say of a directory that it changed when only something was put into it.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, OFlags, Timestamps};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::FileError;
-use super::node::times;
-use crate::context::{FileKind, Metadata, Timestamp};
+use super::node::{Existed, times};
+use crate::context::{FileKind, Metadata, Timestamp, open_directory_beneath};
 use crate::snapshot::{ContainerPath, IdMode, Owner, Rootfs, RootfsError};
 
 /// Linux, `MAXSYMLINKS`.
 const MOST_LINKS: usize = 40;
+
+/// What directories look like that have to be made.
+#[derive(Clone, Copy)]
+pub(super) struct Made {
+    pub(super) mode: u32,
+    pub(super) owner: Owner,
+    pub(super) ids: IdMode,
+}
 
 /// The destination of one action.
 pub(super) struct Destination<'a> {
@@ -25,10 +34,22 @@ pub(super) struct Destination<'a> {
     path: ContainerPath,
     written: String,
     wants_directory: bool,
-    mode: u32,
-    owner: Owner,
-    ids: IdMode,
+    existed: Existed,
+    made: Made,
     _times: KeptTimes,
+}
+
+/// An empty directory that lies in the upper directory of an overlay.
+pub(super) struct Vacant {
+    path: ContainerPath,
+    /// Its time, where it was there before.
+    modified: Option<Timestamp>,
+}
+
+/// A directory of an upper directory, open while the overlay is not mounted. It gets its time back when this is dropped.
+pub(super) struct UpperDirectory {
+    directory: OwnedFd,
+    _times: Option<KeptTimes>,
 }
 
 /// A directory's times, put back when this is dropped.
@@ -38,20 +59,17 @@ pub(super) struct KeptTimes {
 }
 
 impl<'a> Destination<'a> {
-    /// `mode` and `owner` are for directories that have to be made.
-    pub(super) fn new(
-        rootfs: &'a Rootfs,
-        written: &str,
-        mode: u32,
-        owner: Owner,
-        ids: IdMode,
-    ) -> Result<Self, FileError> {
+    /// What `written` means in `rootfs`. Nothing is made yet.
+    pub(super) fn new(rootfs: &'a Rootfs, written: &str, made: Made) -> Result<Self, FileError> {
         let path = ContainerPath::new(written)?;
         let wants_directory = written.ends_with('/') || written.ends_with("/.") || path.is_root();
-        let is_directory = rootfs.open_directory(&path).is_ok();
+        let existed = match rootfs.open_directory(&path) {
+            Ok(_) => Existed::Yes,
+            Err(_) => Existed::No,
+        };
         // A file goes into what holds the path: that is what would get a new time.
         let times = match path.parent() {
-            Some(parent) if !wants_directory && !is_directory => KeptTimes::of_nearest(rootfs, &parent)?,
+            Some(parent) if !wants_directory && existed == Existed::No => KeptTimes::of_nearest(rootfs, &parent)?,
             _ => KeptTimes::of_nearest(rootfs, &path)?,
         };
         Ok(Self {
@@ -59,9 +77,8 @@ impl<'a> Destination<'a> {
             path,
             written: written.to_owned(),
             wants_directory,
-            mode,
-            owner,
-            ids,
+            existed,
+            made,
             _times: times,
         })
     }
@@ -79,6 +96,21 @@ impl<'a> Destination<'a> {
     /// The destination as a directory; made where it is missing.
     pub(super) fn directory(&self) -> Result<OwnedFd, FileError> {
         self.make(&self.path)
+    }
+
+    /// Makes the destination a directory of the upper directory, if it holds nothing.
+    pub(super) fn vacant(&self) -> Result<Option<Vacant>, FileError> {
+        let directory = self.directory()?;
+        if !self.rootfs.read_dir(&self.path)?.is_empty() {
+            return Ok(None);
+        }
+        let found = Metadata::of(&directory).map_err(|errno| self.failed("examine", errno))?;
+        // Any change copies a directory up, also one that changes nothing.
+        rustix::fs::fchmod(&directory, Mode::from_raw_mode(found.mode)).map_err(|errno| self.failed("chmod", errno))?;
+        Ok(Some(Vacant {
+            path: self.path.clone(),
+            modified: (self.existed == Existed::Yes).then_some(found.mtime),
+        }))
     }
 
     /// The directory that a file called `name` goes into, and what it is called there.
@@ -110,7 +142,9 @@ impl<'a> Destination<'a> {
     }
 
     fn make(&self, path: &ContainerPath) -> Result<OwnedFd, FileError> {
-        let made = self.rootfs.mkdir_all(path, self.mode, self.owner, self.ids);
+        let made = self
+            .rootfs
+            .mkdir_all(path, self.made.mode, self.made.owner, self.made.ids);
         made.map_err(|error| match error {
             RootfsError::Access { path, source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => {
                 FileError::NotADirectory { path: path.to_string() }
@@ -128,12 +162,37 @@ impl<'a> Destination<'a> {
     }
 }
 
+impl Vacant {
+    /// The same directory below `upper`, reached without a link; `None` where the way leads over one.
+    pub(super) fn open_in(&self, upper: &Path) -> Option<UpperDirectory> {
+        let root = Rootfs::open_host_directory(upper).ok()?;
+        let directory = open_directory_beneath(root.as_fd(), self.path.relative_bytes()).ok()?;
+        let times = match self.modified {
+            Some(modified) => Some(KeptTimes {
+                directory: directory.try_clone().ok()?,
+                modified,
+            }),
+            None => None,
+        };
+        Some(UpperDirectory {
+            directory,
+            _times: times,
+        })
+    }
+}
+
+impl AsFd for UpperDirectory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
 impl KeptTimes {
     /// Of the directory `path`, or of the nearest one above it that is there.
     pub(super) fn of_nearest(rootfs: &Rootfs, path: &ContainerPath) -> Result<Self, FileError> {
         let mut path = path.clone();
         loop {
-            let opened = rootfs.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, rustix::fs::Mode::empty());
+            let opened = rootfs.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
             let error = match opened {
                 Ok(directory) => return Self::of(directory, &path),
                 Err(error) => error,
@@ -160,9 +219,8 @@ impl Drop for KeptTimes {
         // Only where something was changed: setting times would copy an untouched directory up.
         let changed = Metadata::of(&self.directory).is_ok_and(|now| now.mtime != self.modified);
         if changed {
-            let times: Timestamps = times(self.modified);
             // A time that stays new harms nothing.
-            let _ = rustix::fs::utimensat(self.directory.as_fd(), c".", &times, AtFlags::empty());
+            let _ = rustix::fs::futimens(&self.directory, &times(self.modified));
         }
     }
 }
