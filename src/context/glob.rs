@@ -9,7 +9,6 @@ use super::pattern::{Class, Pattern, PatternError, Token};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Glob {
     pattern: Pattern,
-    components: usize,
 }
 
 impl Glob {
@@ -40,7 +39,6 @@ impl Glob {
         }
         Ok(Self {
             pattern: Pattern::new(tokens),
-            components: pattern.split('/').count(),
         })
     }
 
@@ -52,11 +50,6 @@ impl Glob {
     /// Whether the pattern can match a path below the directory `directory`.
     pub fn can_match_below(&self, directory: &[u8]) -> bool {
         self.pattern.can_match_below(directory)
-    }
-
-    /// How many components the pattern has.
-    pub fn components(&self) -> usize {
-        self.components
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::metadata::parent_of;
 use super::pattern::{Class, Pattern, PatternError, Token};
 
 /// The rules of one ignore file, in its order.
@@ -169,11 +170,6 @@ impl IgnoreRules {
         let mut deciding = rules.filter(|(rule, above)| **above || rule.matches(path));
         deciding.next().map(|(rule, _)| rule)
     }
-}
-
-fn parent_of(path: &[u8]) -> &[u8] {
-    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-    &path[..end]
 }
 
 impl Rule {

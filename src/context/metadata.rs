@@ -203,3 +203,9 @@ pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     path.extend_from_slice(name);
     path
 }
+
+/// The directory that holds `path`; the empty path for one in the root.
+pub fn parent_of(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    &path[..end]
+}

@@ -4,6 +4,7 @@
 //! is the executor's matter, and what the digests mean is the cache's.
 
 mod content;
+mod digest;
 mod glob;
 mod ignore;
 mod local;
@@ -19,7 +20,9 @@ pub mod xattr;
 pub use glob::{Glob, has_wildcard};
 pub use ignore::{DirectoryMatches, IgnoreError, IgnoreRules, Rule};
 pub use local::{ContextError, DigestedSelection, LocalContext};
-pub use metadata::{Entry, FileKind, Metadata, Role, Timestamp, Xattr, join, open_beneath, open_directory_beneath};
+pub use metadata::{
+    Entry, FileKind, Metadata, Role, Timestamp, Xattr, join, open_beneath, open_directory_beneath, parent_of,
+};
 pub use pattern::PatternError;
 pub use selection::{Layout, Ownership, Request, SelectedSource, Selection, SelectionError};
 pub use stat_cache::{FileDigest, StatCache, StatCacheError};

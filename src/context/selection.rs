@@ -4,22 +4,19 @@
 //! followed within the root only, wildcards, `--exclude`, `--parents`. Knows nothing of destinations. The root is any
 //! directory: a build context, a stage, an image.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use rayon::prelude::*;
 use rustix::io::Errno;
 
-use super::content::{ContentError, digest_file};
 use super::glob::{Glob, has_wildcard, unescape};
 use super::ignore::IgnoreRules;
 use super::metadata::{Entry, FileKind, Metadata, Role, join, open_directory_beneath};
 use super::near::near;
 use super::pattern::PatternError;
 use super::resolve::{ResolveError, Resolved, clean, resolve};
-use super::stat_cache::{FileDigest, StatCache};
+use super::stat_cache::StatCache;
 use super::walk::{Filter, WalkError, walk};
 
 /// What is asked for.
@@ -141,7 +138,8 @@ fn suggestion(near: &[String]) -> String {
     }
 }
 
-fn shown(path: &[u8]) -> String {
+/// A path below the root, for messages.
+pub(super) fn shown(path: &[u8]) -> String {
     if path.is_empty() {
         ".".to_owned()
     } else {
@@ -401,139 +399,6 @@ fn hard_links(entries: &[Entry]) -> HashMap<usize, usize> {
         }
     }
     links
-}
-
-impl SelectedSource {
-    /// The path of an entry below the root.
-    pub fn path_of(&self, entry: &Entry) -> Cow<'_, [u8]> {
-        Cow::Owned(join(&self.path, &entry.path))
-    }
-
-    fn digest(
-        &mut self,
-        root: BorrowedFd<'_>,
-        cache: Option<&StatCache>,
-        ownership: Ownership,
-        hash: &mut blake3::Hasher,
-    ) -> Result<(), SelectionError> {
-        if self.metadata.kind != FileKind::Directory {
-            let digest = refresh(root, &self.path, &mut self.metadata, cache)?;
-            // It lands under its own name, or under one that stands in the operation.
-            describe(hash, &self.name, &self.metadata, ownership);
-            finish_file(hash, digest);
-            return Ok(());
-        }
-        // Of a directory that is copied only what it holds lands anywhere.
-        hash.update(b"contents")
-            .update(&(self.entries.len() as u64).to_le_bytes());
-        let digests = self.digest_entries(root, cache)?;
-        for (index, (entry, digest)) in self.entries.iter().zip(digests).enumerate() {
-            describe(hash, &entry.path, &entry.metadata, ownership);
-            field(hash, &entry.target);
-            hash.update(&[u8::from(entry.role == Role::Ancestor)]);
-            hash.update(&(entry.xattrs.len() as u64).to_le_bytes());
-            for (name, value) in &entry.xattrs {
-                field(hash, name);
-                field(hash, value);
-            }
-            match self.hard_links.get(&index) {
-                Some(first) => {
-                    hash.update(b"link").update(&(*first as u64).to_le_bytes());
-                }
-                None => finish_file(hash, digest),
-            }
-        }
-        Ok(())
-    }
-
-    fn digest_entries(
-        &mut self,
-        root: BorrowedFd<'_>,
-        cache: Option<&StatCache>,
-    ) -> Result<Vec<Option<FileDigest>>, SelectionError> {
-        let (base, hard_links) = (&self.path, &self.hard_links);
-        self.entries
-            .par_iter_mut()
-            .enumerate()
-            .with_min_len(64)
-            .map(|(index, entry)| match hard_links.contains_key(&index) {
-                true => Ok(None),
-                false => refresh_entry(root, base, entry, cache),
-            })
-            .collect()
-    }
-}
-
-fn refresh_entry(
-    root: BorrowedFd<'_>,
-    base: &[u8],
-    entry: &mut Entry,
-    cache: Option<&StatCache>,
-) -> Result<Option<FileDigest>, SelectionError> {
-    match entry.metadata.kind {
-        FileKind::Regular => refresh(root, &join(base, &entry.path), &mut entry.metadata, cache),
-        _ => Ok(None),
-    }
-}
-
-/// Digests a file that may have changed since it was found, and notes its present status.
-fn refresh(
-    root: BorrowedFd<'_>,
-    path: &[u8],
-    metadata: &mut Metadata,
-    cache: Option<&StatCache>,
-) -> Result<Option<FileDigest>, SelectionError> {
-    if metadata.kind != FileKind::Regular {
-        return Ok(None);
-    }
-    let (now, digest) = digest_file(root, path, metadata, cache).map_err(|error| match error {
-        ContentError::Changed => SelectionError::Changed { path: shown(path) },
-        ContentError::Io(source) => SelectionError::Io {
-            path: shown(path),
-            source,
-        },
-    })?;
-    *metadata = now;
-    Ok(Some(digest))
-}
-
-fn describe(hash: &mut blake3::Hasher, name: &[u8], metadata: &Metadata, ownership: Ownership) {
-    let (uid, gid) = match ownership {
-        Ownership::Root => (0, 0),
-        Ownership::Kept => (metadata.uid, metadata.gid),
-    };
-    let kind = match metadata.kind {
-        FileKind::Regular => 1,
-        FileKind::Directory => 2,
-        FileKind::Symlink => 3,
-        FileKind::CharacterDevice => 4,
-        FileKind::BlockDevice => 5,
-        FileKind::Fifo => 6,
-        FileKind::Socket => 7,
-    };
-    // A directory's size and a link's are the file system's own matter.
-    let size = if metadata.kind == FileKind::Regular {
-        metadata.size
-    } else {
-        0
-    };
-    field(hash, name);
-    let (major, minor) = metadata.represents;
-    for number in [kind, metadata.mode, uid, gid, major, minor] {
-        hash.update(&number.to_le_bytes());
-    }
-    hash.update(&size.to_le_bytes());
-}
-
-fn finish_file(hash: &mut blake3::Hasher, digest: Option<FileDigest>) {
-    match digest {
-        Some(digest) => hash.update(b"data").update(&digest.0),
-        None => hash.update(b"none"),
-    };
-}
-
-fn field(hash: &mut blake3::Hasher, bytes: &[u8]) {
-    hash.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
 }
 
 impl SelectionError {

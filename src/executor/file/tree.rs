@@ -16,7 +16,7 @@ use super::node::{
     Existed, Node, NodeError, Place, Rules, finish_open, initial_owner, make_directory, replacing, times,
 };
 use crate::context::{
-    Entry, FileKind, Metadata, Role, SelectedSource, Timestamp, join, open_beneath, open_directory_beneath,
+    Entry, FileKind, Metadata, Role, SelectedSource, Timestamp, join, open_beneath, open_directory_beneath, parent_of,
 };
 
 /// Files that one thread copies before it looks for other work.
@@ -214,11 +214,6 @@ impl Copy<'_> {
             source: errno.into(),
         }
     }
-}
-
-fn parent_of(path: &[u8]) -> &[u8] {
-    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-    &path[..end]
 }
 
 fn name_of(path: &[u8]) -> CString {
