@@ -12,7 +12,7 @@ use crate::context::{ContextError, LocalContext};
 use crate::executor::SecretSource;
 use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
 use crate::graph::ImageSource;
-use crate::oci::{ChainId, Reference};
+use crate::oci::{ChainId, ImageConfig, Reference};
 use crate::parser::{self, Diagnostic};
 use crate::planner::{self, ImageRequest, ImageResolver, PlanErrors, PlanOptions, ResolveError, ResolvedBase, Warning};
 use crate::progress::Progress;
@@ -135,6 +135,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         Some(target) => solver::solve(&plan.graph, target, services, options),
         None => Ok(Solved {
             snapshot: None,
+            created: None,
             steps: Vec::new(),
         }),
     };
@@ -143,6 +144,11 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         let _ = context.save_stat_cache();
     }
     let solved = solved?;
+    let created = plan
+        .epoch
+        .or(solved.created)
+        .or_else(|| made_by_base(&plan.config))
+        .unwrap_or_else(now);
     let image = export::image(
         store,
         snapshotter,
@@ -151,7 +157,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
             result: solved.snapshot,
             config: plan.config,
             epoch: plan.epoch,
-            created: plan.epoch.unwrap_or_else(|| OffsetDateTime::now_utc().unix_timestamp()),
+            created,
             names: &request.names,
         },
     )?;
@@ -164,6 +170,21 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         warnings: plan.warnings,
         epoch: plan.epoch,
     })
+}
+
+/// When the base image's newest layer was made: an image that adds no layer is as old as its base, so that building it
+/// again gives the same image.
+fn made_by_base(config: &ImageConfig) -> Option<i64> {
+    config
+        .history
+        .iter()
+        .rev()
+        .find_map(|entry| entry.created.as_ref()?.unix_seconds())
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
 }
 
 fn open_contexts(request: &BuildRequest, store: &Store) -> Result<BTreeMap<String, LocalContext>, ContextError> {

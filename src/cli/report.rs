@@ -75,19 +75,27 @@ fn plan_error(source: &SourceFile<'_>, error: &PlanError) -> String {
             .and_then(|error| error.hint().map(Into::into)),
         _ => None,
     });
+    let (title, notes) = title_and_notes(&with_causes(&error.problem));
     let remark = Remark {
         severity: Severity::Error,
-        title: printable(with_causes(&error.problem).as_bytes(), false),
+        title,
         span: error.span,
         label: None,
-        notes: Vec::new(),
+        notes,
         hint: hint.as_deref(),
     };
     draw(source, &remark)
 }
 
+/// The first line of a message, and the others.
+fn title_and_notes(message: &str) -> (String, Vec<String>) {
+    let mut lines = message.lines().map(|line| printable(line.trim().as_bytes(), false));
+    let title = lines.next().unwrap_or_default();
+    (title, lines.collect())
+}
+
 fn step_failure(source: &SourceFile<'_>, name: &str, lines: Option<(usize, usize)>, error: &StepError) -> Failure {
-    let mut notes = Vec::new();
+    let (title, mut notes) = title_and_notes(&with_causes(error as &(dyn Error + 'static)));
     if let StepError::Exec(ExecError::Failed { tail, .. }) = error
         && !tail.is_empty()
     {
@@ -96,10 +104,7 @@ fn step_failure(source: &SourceFile<'_>, name: &str, lines: Option<(usize, usize
     }
     let remark = Remark {
         severity: Severity::Error,
-        title: format!(
-            "{name}: {}",
-            printable(with_causes(error as &(dyn Error + 'static)).as_bytes(), false)
-        ),
+        title: format!("{}: {title}", printable(name.as_bytes(), false)),
         span: lines.map(|lines| span_of_lines(source.text, lines)),
         label: None,
         notes,

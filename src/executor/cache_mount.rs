@@ -5,13 +5,16 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
 use crate::cancel::Cancel;
 use crate::graph::{CacheMount, Sharing};
-use crate::snapshot::Rootfs;
 use crate::store::Store;
 
 /// Between two looks at a lock that another step holds.
@@ -46,14 +49,14 @@ pub enum CacheMountError {
 /// A cache mount in use. Let go of when dropped.
 #[derive(Debug)]
 pub(super) struct Held {
-    root: Rootfs,
+    tree: OwnedFd,
     _lock: File,
 }
 
 impl Held {
-    /// What steps see.
-    pub(super) fn root(&self) -> &Rootfs {
-        &self.root
+    /// What steps see, a detached mount.
+    pub(super) fn tree(&self) -> BorrowedFd<'_> {
+        self.tree.as_fd()
     }
 }
 
@@ -145,8 +148,10 @@ impl Place {
         if !data.is_dir() {
             make(&data, cache).map_err(failed("create", &data))?;
         }
-        let root = Rootfs::open_host_directory(&data).map_err(failed("open", &data))?;
-        Ok(Some(Held { root, _lock: lock }))
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+        let tree = open_tree(CWD, &data, flags).map_err(|errno| failed("mount", &data)(errno.into()))?;
+        Ok(Some(Held { tree, _lock: lock }))
     }
 }
 

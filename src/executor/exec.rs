@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::cache_mount::{self, CacheMountError};
 use super::file::FileInput as Input;
@@ -148,7 +148,7 @@ impl ExecTask<'_> {
 
     fn spec(&self, root: &Rootfs, scene: &mut Scene) -> Result<SandboxSpec, ExecError> {
         let identity = identity::lookup(root, &self.op.user)?;
-        let tree = duplicate(root)?;
+        let tree = duplicate(root.as_fd())?;
         let args = self.op.args.iter().map(|word| word.clone().into_bytes()).collect();
         let mut spec = SandboxSpec::new(tree, args);
         spec.env = self.environment(&identity.home.to_string_lossy());
@@ -193,7 +193,7 @@ impl ExecTask<'_> {
             }
             MountKind::Cache(cache) => {
                 let held = cache_mount::open(self.store, cache, self.cancel)?;
-                let tree = duplicate(held.root())?;
+                let tree = duplicate(held.tree())?;
                 spec.bind_part(mount.target.clone(), tree, part(&cache.source), cache.access);
                 scene.caches.push(held);
             }
@@ -265,16 +265,14 @@ impl ExecTask<'_> {
 }
 
 /// One more descriptor of the same mount.
-fn duplicate(root: &Rootfs) -> Result<OwnedFd, SandboxError> {
-    root.try_clone()
-        .map(Rootfs::into_fd)
-        .map_err(|source| SandboxError::Start {
-            action: "started",
-            source,
-        })
+fn duplicate(tree: BorrowedFd<'_>) -> Result<OwnedFd, SandboxError> {
+    tree.try_clone_to_owned().map_err(|source| SandboxError::Start {
+        action: "started",
+        source,
+    })
 }
 
-/// The part of a tree that is mounted: `/` is all of it.
+/// The part of a tree that is mounted: an empty path and `/` are all of it.
 fn part(path: &str) -> Option<Vec<u8>> {
-    (path != "/").then(|| path.as_bytes().to_vec())
+    (!path.trim_matches('/').is_empty()).then(|| path.as_bytes().to_vec())
 }

@@ -97,12 +97,26 @@ impl Puller {
             reference: Box::new(image.reference.clone()),
             id: image.id,
         };
-        let manifest = image.manifest.as_ref().ok_or_else(gone)?;
+        let Some(manifest) = &image.manifest else {
+            // An image from an archive without a manifest: its layers' blobs are known one by one.
+            let layers = image.config.value().rootfs.diff_ids.iter();
+            return layers.map(|diff| self.local_blob(*diff)?.ok_or_else(gone)).collect();
+        };
         let bytes = self.store.read_blob(&manifest.digest, LARGEST_MANIFEST as u64)?;
         match ManifestOrIndex::parse(bytes, None) {
             Ok(ManifestOrIndex::Manifest(manifest)) => Ok(manifest.into_value().layers),
             _ => Err(gone()),
         }
+    }
+
+    /// A blob of the store that holds the layer `diff`.
+    fn local_blob(&self, diff: DiffId) -> Result<Option<Descriptor>, PullError> {
+        for blob in self.store.layer_blobs(diff)? {
+            if self.store.has_blob(&blob.digest)? {
+                return Ok(Some(blob));
+            }
+        }
+        Ok(None)
     }
 
     /// Names the image in the store, if it came from a registry through this puller.

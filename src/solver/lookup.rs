@@ -9,11 +9,20 @@ use crate::store::{SnapshotId, Store};
 use super::SolveError;
 use super::keys::Keys;
 
+/// A result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Made {
+    /// The file system; `None` for an empty one.
+    pub snapshot: Option<SnapshotId>,
+    /// When a step made it, in seconds since 1970; `None` for what comes from outside.
+    pub created: Option<i64>,
+}
+
 /// What becomes of a vertex that something needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Decision {
     /// Its result is known.
-    Hit(Option<SnapshotId>),
+    Hit(Made),
     /// It must run; its inputs are needed.
     Run,
     /// It is a directory of the user's, read in place.
@@ -47,9 +56,12 @@ fn decide_one(graph: &Graph, id: VertexId, keys: &Keys, cache: &Cache, store: &S
     match &graph[id].op {
         Op::Source(Source::Local(_)) => Ok(Decision::Context),
         Op::Source(Source::Image(image)) => match image.chain {
-            None => Ok(Decision::Hit(None)),
+            None => Ok(Decision::Hit(Made::default())),
             Some(chain) => Ok(match store.snapshot_of_chain(chain)? {
-                Some(snapshot) => Decision::Hit(Some(snapshot)),
+                Some(snapshot) => Decision::Hit(Made {
+                    snapshot: Some(snapshot),
+                    created: None,
+                }),
                 None => Decision::Run,
             }),
         },
@@ -58,7 +70,10 @@ fn decide_one(graph: &Graph, id: VertexId, keys: &Keys, cache: &Cache, store: &S
                 return Ok(Decision::Run);
             };
             Ok(match cache.lookup(key)? {
-                Some(record) => Decision::Hit(Some(record.snapshot)),
+                Some(record) => Decision::Hit(Made {
+                    snapshot: Some(record.snapshot),
+                    created: Some(record.created),
+                }),
                 None => Decision::Run,
             })
         }

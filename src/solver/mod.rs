@@ -31,7 +31,7 @@ use crate::snapshot::Snapshotter;
 use crate::store::{SnapshotId, Store};
 
 use keys::Keys;
-use lookup::Decision;
+use lookup::{Decision, Made};
 
 /// What a solve works with.
 #[derive(Clone, Copy)]
@@ -68,6 +68,8 @@ pub struct SolveOptions {
 pub struct Solved {
     /// The target's file system; `None` for an empty one.
     pub snapshot: Option<SnapshotId>,
+    /// When the target was made, by this build or an earlier one, in seconds since 1970; `None` where no step made it.
+    pub created: Option<i64>,
     /// What became of each step that is shown, in the order of the graph.
     pub steps: Vec<StepReport>,
 }
@@ -99,12 +101,13 @@ pub fn solve(
     let decisions = lookup::decide(graph, target, &keys, services.cache, services.store)?;
     let known = report_known(graph, &keys, &decisions, services.progress);
     let mut run = schedule::run(graph, target, &keys, &decisions, services, options)?;
-    let snapshot = run.results.remove(&target).flatten();
+    let Made { snapshot, created } = run.results.remove(&target).unwrap_or_default();
     let mut steps = known;
     steps.append(&mut run.reports);
     steps.sort_by_key(|(id, _)| *id);
     Ok(Solved {
         snapshot,
+        created,
         steps: steps.into_iter().map(|(_, report)| report).collect(),
     })
 }

@@ -12,14 +12,14 @@ use crate::progress::{Event, Outcome, StepId};
 use crate::store::SnapshotId;
 
 use super::keys::Keys;
-use super::lookup::Decision;
+use super::lookup::{Decision, Made};
 use super::step::{Finished, Step};
 use super::{Services, SolveError, SolveOptions, StepError, StepReport};
 
 /// What running gave.
 pub(super) struct Run {
     /// The results of all vertices that hit or ran.
-    pub results: BTreeMap<VertexId, Option<SnapshotId>>,
+    pub results: BTreeMap<VertexId, Made>,
     /// What became of the vertices that ran.
     pub reports: Vec<(VertexId, StepReport)>,
 }
@@ -97,7 +97,7 @@ struct State {
     digesting: usize,
     /// Vertices that have not ended.
     unfinished: usize,
-    results: BTreeMap<VertexId, Option<SnapshotId>>,
+    results: BTreeMap<VertexId, Made>,
     reports: Vec<(VertexId, StepReport)>,
     failure: Option<SolveError>,
 }
@@ -121,7 +121,7 @@ impl State {
             .map(|(id, _)| *id)
             .collect();
         let results = decisions.iter().filter_map(|(id, decision)| match decision {
-            Decision::Hit(snapshot) => Some((*id, *snapshot)),
+            Decision::Hit(made) => Some((*id, *made)),
             Decision::Run | Decision::Context => None,
         });
         Self {
@@ -203,7 +203,7 @@ impl Schedule<'_> {
             vertex
                 .inputs
                 .iter()
-                .map(|input| state.results.get(input).copied().flatten())
+                .map(|input| state.results.get(input).and_then(|made| made.snapshot))
                 .collect()
         };
         let finished = Step {
@@ -245,10 +245,10 @@ impl Schedule<'_> {
         match finished {
             Ok(finished) => {
                 state.unfinished -= 1;
-                state.results.insert(id, finished.snapshot);
+                state.results.insert(id, finished.made);
                 state
                     .undigested
-                    .extend(finished.snapshot.filter(|_| self.layers.contains(&id)));
+                    .extend(finished.made.snapshot.filter(|_| self.layers.contains(&id)));
                 for dependent in self.graph.dependents(id) {
                     if let Some(inputs) = state.waiting.get_mut(&dependent) {
                         *inputs -= 1;

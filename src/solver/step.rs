@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use crate::cache::{InputKey, Preimage};
+use crate::cache::{CacheRecord, InputKey, Preimage};
 use crate::context::{DigestedSelection, IgnoreRules, Ownership, Request, Selection};
 use crate::executor::{self, Input};
 use crate::graph::{FileAction, FileOp, Graph, Op, Source, Vertex, VertexId};
@@ -11,6 +11,7 @@ use crate::snapshot::Rootfs;
 use crate::store::SnapshotId;
 
 use super::keys::{Keyed, Keys, Selector};
+use super::lookup::Made;
 use super::{Services, StepError};
 
 /// One vertex whose inputs are there.
@@ -26,9 +27,19 @@ pub(super) struct Step<'a> {
 
 /// How a vertex ended that did not fail.
 pub(super) struct Finished {
-    pub snapshot: Option<SnapshotId>,
+    pub made: Made,
     /// Somebody else's result serves.
     pub cached: bool,
+}
+
+impl Finished {
+    fn cached(record: &CacheRecord) -> Self {
+        let made = Made {
+            snapshot: Some(record.snapshot),
+            created: Some(record.created),
+        };
+        Self { made, cached: true }
+    }
 }
 
 impl Step<'_> {
@@ -43,10 +54,11 @@ impl Step<'_> {
                     ..
                 } = self.services;
                 let snapshot = puller.ensure_layers(snapshotter, image, progress, cancel)?;
-                Ok(Finished {
+                let made = Made {
                     snapshot,
-                    cached: false,
-                })
+                    created: None,
+                };
+                Ok(Finished { made, cached: false })
             }
             Op::Source(Source::Local(local)) => Err(StepError::UnknownContext(local.name.clone())),
             Op::Exec(_) | Op::File(_) => self.run_once(),
@@ -70,33 +82,23 @@ impl Step<'_> {
         if let Some(key) = self.keys.settled(self.id)
             && let Some(record) = cache.lookup(key)?
         {
-            return Ok(Finished {
-                snapshot: Some(record.snapshot),
-                cached: true,
-            });
+            return Ok(Finished::cached(&record));
         }
         let resolved = self.resolved_key()?;
         if !self.vertex.label.ignore_cache
             && let Some(record) = cache.lookup(resolved.key)?
         {
-            self.save(keyed, record.snapshot)?;
-            return Ok(Finished {
-                snapshot: Some(record.snapshot),
-                cached: true,
-            });
+            cache.save(&keyed.preimage, record.snapshot, record.created)?;
+            return Ok(Finished::cached(&record));
         }
-        let snapshot = self.execute()?;
-        self.save(keyed, snapshot)?;
-        self.save(&resolved, snapshot)?;
-        Ok(Finished {
+        let (snapshot, created) = (self.execute()?, now());
+        cache.save(&keyed.preimage, snapshot, created)?;
+        cache.save(&resolved.preimage, snapshot, created)?;
+        let made = Made {
             snapshot: Some(snapshot),
-            cached: false,
-        })
-    }
-
-    fn save(&self, keyed: &Keyed, snapshot: SnapshotId) -> Result<(), StepError> {
-        self.services.cache.save(&keyed.preimage, snapshot, now())?;
-        Ok(())
+            created: Some(created),
+        };
+        Ok(Finished { made, cached: false })
     }
 
     fn execute(&self) -> Result<SnapshotId, StepError> {

@@ -136,7 +136,10 @@ fn a_build_argument_reruns_what_comes_after_it() {
 fn no_cache_runs_everything() {
     let project = project();
     project.build("-t app .").succeeds();
-    project.build("-t app --no-cache .").succeeds().ran(STEPS);
+    project
+        .build("-t app --no-cache .")
+        .succeeds()
+        .ran([STEPS[1], STEPS[2]]);
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn copy_from_a_stage_an_index_and_an_image() {
     project.write(
         "Dockerfile",
         "FROM busybox AS one\nRUN echo 1 > /one\nFROM busybox\nRUN echo 2 > /two\nFROM debian:bookworm-slim\n\
-         COPY --from=one /one /\nCOPY --from=1 /two /\nCOPY --from=busybox /bin/busybox /bb\nCMD [\"/bb\", \"cat\", \"/one\", \"/two\"]\n",
+         COPY --from=one /one /\nCOPY --from=1 /two /\nCOPY --from=busybox /bin/busybox /busybox\nCMD [\"/busybox\", \"cat\", \"/one\", \"/two\"]\n",
     );
     project.build("-t app .").succeeds();
     project.run("app").succeeds().prints("1\n2\n");

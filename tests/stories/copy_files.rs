@@ -32,7 +32,7 @@ fn chown_by_name_and_chmod() {
     project.write("f", "x");
     project.write(
         "Dockerfile",
-        "FROM busybox\nRUN adduser -D -u 77 owner\nCOPY --chown=owner f /a\nCOPY --chown=5:6 --chmod=4750 f /b\nCOPY --chmod=u=rwX,go= f /c\nCOPY f /d\nCMD stat -c '%u:%g %a' /a /b /c /d\n",
+        "FROM busybox\nRUN echo owner:x:77:77::/:/bin/sh >> /etc/passwd\nCOPY --chown=owner f /a\nCOPY --chown=5:6 --chmod=4750 f /b\nCOPY --chmod=u=rwX,go= f /c\nCOPY f /d\nCMD stat -c '%u:%g %a' /a /b /c /d\n",
     );
     project.build("-t app .").succeeds();
     assert_eq!(

@@ -8,7 +8,7 @@ fn project() -> Project {
     let project = Project::new();
     project.write(
         "Dockerfile",
-        "FROM busybox\nRUN adduser -D -u 1234 worker && mkdir /data && echo image > /data/file\nENV GREETING=hello\nUSER worker\nWORKDIR /tmp\nENTRYPOINT [\"sh\", \"-c\"]\nCMD [\"id -u; pwd; echo $GREETING\"]\n",
+        "FROM busybox\nRUN echo worker:x:1234:1234::/home/worker:/bin/sh >> /etc/passwd && mkdir /data && echo image > /data/file\nENV GREETING=hello\nUSER worker\nWORKDIR /tmp\nENTRYPOINT [\"sh\", \"-c\"]\nCMD [\"id -u; pwd; echo $GREETING\"]\n",
     );
     project.build("-t app .").succeeds();
     project

