@@ -8,11 +8,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::cache_mount::{self, CacheMountError};
-use super::file::FileInput as Input;
+use super::file::{FileError, FileInput as Input, run_file};
 use super::network_files;
 use super::sandbox::{self, Bytes, Confinement, Exit, Network, SandboxError, SandboxSpec};
 use crate::cancel::Cancel;
-use crate::graph::{Access, Exec, Mount, MountKind, NetworkMode, SecretMount, SecurityMode};
+use crate::graph::{
+    Access, CopyAction, Exec, FileAction, FileOp, Mount, MountKind, NetworkMode, SecretMount, SecurityMode, Unpack,
+};
 use crate::progress::{Event, Progress, StepId, Stream};
 use crate::snapshot::identity::{self, IdentityError};
 use crate::snapshot::{ActiveSnapshot, Rootfs, SnapshotError, Snapshotter};
@@ -89,6 +91,9 @@ pub enum ExecError {
     /// A secret that is to be a variable and cannot be one.
     #[error("secret `{0}` holds a NUL byte and cannot be a variable")]
     SecretVariable(String),
+    /// What a context has to be mounted.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A cache mount.
     #[error(transparent)]
     CacheMount(#[from] CacheMountError),
@@ -185,8 +190,8 @@ impl ExecTask<'_> {
     fn mount(&self, mount: &Mount, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
         match &mount.kind {
             MountKind::Bind { input, source, access } => {
-                let view = self.bind_source(*input, *access, scene)?;
-                spec.bind_part(mount.target.clone(), view.into_fd(), part(source), *access);
+                let (view, path) = self.bind_source(*input, source, *access, scene)?;
+                spec.bind_part(mount.target.clone(), view.into_fd(), part(&path), *access);
             }
             MountKind::Cache(cache) if cache.input.is_some() => {
                 return Err(ExecError::Unsupported("a cache mount with `from`"));
@@ -209,18 +214,47 @@ impl ExecTask<'_> {
         Ok(())
     }
 
-    /// What a bind mount takes its path from. Where the process may write, it writes to a copy that is thrown away.
-    fn bind_source(&self, input: usize, access: Access, scene: &mut Scene) -> Result<Rootfs, ExecError> {
-        match (&self.inputs[input], access) {
-            (Input::Context(_), _) => Err(ExecError::Unsupported("a bind mount of a context that is no snapshot")),
-            (Input::Snapshot(snapshot), Access::ReadOnly) => Ok(self.snapshotter.view(*snapshot)?),
-            (Input::Snapshot(snapshot), Access::ReadWrite) => {
-                let active = self.snapshotter.prepare(*snapshot)?;
-                let view = active.mount()?;
-                scene.discarded.push(active);
-                Ok(view)
-            }
+    /// What a bind mount takes, and where in it. Where the process may write, it writes to a copy that is thrown away.
+    fn bind_source(
+        &self,
+        input: usize,
+        source: &str,
+        access: Access,
+        scene: &mut Scene,
+    ) -> Result<(Rootfs, String), ExecError> {
+        let (snapshot, path) = match &self.inputs[input] {
+            Input::Snapshot(snapshot) => (*snapshot, source.to_owned()),
+            Input::Context(_) => self.copy_of_context(input, source)?,
+        };
+        if access == Access::ReadOnly {
+            return Ok((self.snapshotter.view(snapshot)?, path));
         }
+        let active = self.snapshotter.prepare(snapshot)?;
+        let view = active.mount()?;
+        scene.discarded.push(active);
+        Ok((view, path))
+    }
+
+    /// What a context has at `source`, as a snapshot of its own: what the ignore file leaves out is not seen, and nothing
+    /// of the user's directory is within the process's reach. Nothing refers to it when the step has ended.
+    fn copy_of_context(&self, input: usize, source: &str) -> Result<(Option<SnapshotId>, String), ExecError> {
+        const PLACE: &str = "/source";
+        let copy = CopyAction {
+            input,
+            sources: vec![source.to_owned()],
+            destination: PLACE.into(),
+            owner: None,
+            mode: None,
+            exclude: Vec::new(),
+            parents: false,
+            unpack: Unpack::Never,
+        };
+        let op = FileOp {
+            base: None,
+            actions: vec![FileAction::Copy(copy)],
+        };
+        let snapshot = run_file(&op, self.inputs, &[None], self.snapshotter, self.cancel)?;
+        Ok((Some(snapshot), PLACE.into()))
     }
 
     /// The value is in memory only: in a file that no disk holds, in a variable of the process.

@@ -45,6 +45,10 @@ impl Op {
 
 /// Where a file system comes from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a graph has few sources, and most of them are images"
+)]
 pub enum Source {
     /// An image. Its identity is its layers, however they are compressed and wherever they lie.
     Image(ImageSource),

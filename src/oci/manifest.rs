@@ -216,6 +216,10 @@ impl<T> Raw<T> {
 
 /// What stands behind an image reference.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few exist at a time, and each is taken apart at once"
+)]
 pub enum ManifestOrIndex {
     /// An image for one platform.
     Manifest(Raw<ImageManifest>),

@@ -2,6 +2,8 @@
 //!
 //! One file for each thing a user can do. The base images come from `scripts/base-images`; run `scripts/test`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, and says where")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -140,3 +140,37 @@ fn secrets_and_cache_mounts_leave_no_trace() {
         .succeeds();
     assert!(project.run("app").stdout.starts_with("15\n2\n"));
 }
+
+#[test]
+fn bind_mounts_show_the_context_a_stage_and_an_image() {
+    let project = Project::new();
+    project
+        .write("src/main", "source")
+        .write("src/ignored", "no")
+        .write(".dockerignore", "src/ignored");
+    project.write(
+        "Dockerfile",
+        "FROM busybox AS made\nRUN mkdir /out && echo made > /out/file\nFROM busybox\n\
+         RUN --mount=target=/ctx ls /ctx/src > /seen && cat /ctx/src/main >> /seen\n\
+         RUN --mount=source=src,target=/src,rw echo mine > /src/new && ls /src >> /seen\n\
+         RUN --mount=from=made,source=/out,target=/m cat /m/file >> /seen; touch /m/no 2>/dev/null || echo refused >> /seen\n\
+         RUN --mount=from=debian:bookworm-slim,source=/etc,target=/e cat /e/debian_version > /version\nCMD cat /seen\n",
+    );
+    project.build("-t app .").succeeds();
+    assert_eq!(
+        project.run("app").succeeds().stdout,
+        "main\nsourcemain\nnew\nmade\nrefused\n"
+    );
+    assert!(
+        !project.directory().join("src/new").exists(),
+        "what a step writes to its context is thrown away"
+    );
+    assert_ne!(project.run("app ls /src").code, Some(0), "a mount leaves no trace");
+    project.build("-t app .").succeeds().ran_nothing();
+    project.write("src/main", "changed");
+    project.build("-t app .").succeeds();
+    assert!(
+        project.run("app").succeeds().stdout.contains("changed"),
+        "bu#4522: what is mounted is part of the key"
+    );
+}

@@ -20,7 +20,7 @@ use crate::graph::{ExtraHost, NetworkMode};
 use crate::oci::{Platform, Reference};
 use crate::parser::MAX_DOCKERFILE_BYTES;
 use crate::pipeline::{self, BuildRequest, Built, Workshop};
-use crate::planner::{NamedContext, NoCache, PlanOptions};
+use crate::planner::{Confinement, NamedContext, NoCache, PlanOptions};
 use crate::progress::{Event, Progress};
 use crate::pull::PullPolicy;
 
@@ -70,6 +70,9 @@ pub(in crate::cli) struct Arguments {
     /// Give RUN steps a secret: `id=name,src=file` or `id=name,env=VARIABLE`.
     #[arg(long = "secret", value_name = "SECRET")]
     secrets: Vec<SecretArgument>,
+    /// Allow what RUN steps ask for and may not do by default: security.insecure.
+    #[arg(long = "allow", value_name = "ENTITLEMENT")]
+    allow: Vec<Entitlement>,
     /// Where the result goes besides the local store: `type=oci|docker|tar|local,dest=PATH`, or a directory alone.
     #[arg(short, long = "output", value_name = "OUTPUT")]
     outputs: Vec<Output>,
@@ -135,6 +138,16 @@ pub(super) enum Network {
     Default,
     Host,
     None,
+}
+
+/// `--allow`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Entitlement {
+    #[value(name = "security.insecure")]
+    SecurityInsecure,
+    /// The host's network is the default for now.
+    #[value(name = "network.host")]
+    NetworkHost,
 }
 
 impl From<Network> for NetworkMode {
@@ -334,6 +347,10 @@ fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeMap<String, 
             .map(|text| extra_host(text))
             .collect::<Result<_, Failure>>()?,
         named_contexts,
+        confinement: match arguments.allow.contains(&Entitlement::SecurityInsecure) {
+            true => Confinement::Optional,
+            false => Confinement::Required,
+        },
         ..PlanOptions::default()
     };
     Ok((options, contexts))

@@ -124,10 +124,7 @@ fn find_image(
         && let Some(record) = session.store.find_image(&arguments.image)?
     {
         let config = session.store.image_config(&record.id)?;
-        let reference = arguments
-            .image
-            .parse()
-            .or_else(|_| format!("{}", record.id.hex()).parse());
+        let reference = arguments.image.parse().or_else(|_| record.id.hex().parse());
         let reference = reference.map_err(|error| Failure::usage(format!("{error}")))?;
         return Ok(ResolvedImage {
             reference,
@@ -156,7 +153,7 @@ fn options(arguments: &Arguments, image: &ResolvedImage) -> Result<RunOptions, F
             .lines()
             .map(str::trim_start)
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
-        env.extend(lines.filter_map(|line| variable(line)));
+        env.extend(lines.filter_map(variable));
     }
     env.extend(arguments.env.iter().filter_map(|text| variable(text)));
     Ok(RunOptions {

@@ -36,6 +36,7 @@ enum Format {
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
     let session = Session::open(global)?;
     let Session { store, snapshotter, .. } = &session;
+    let _in_use = store.in_use()?;
     let images = arguments
         .images
         .iter()
