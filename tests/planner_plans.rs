@@ -283,7 +283,11 @@ fn a_named_context_takes_the_place_of_a_stage_or_an_image() {
 #[test]
 fn the_scope_of_arguments() {
     // What stands in the Dockerfile, --build-arg, and what RUN then sees of X.
-    type Row = (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
+    type Row = (
+        &'static str,
+        &'static [(&'static str, &'static str)],
+        Option<&'static str>,
+    );
     let table: [Row; 16] = [
         ("FROM busybox\nARG X=1\nRUN x", &[], Some("1")),
         ("FROM busybox\nARG X=1\nRUN x", &[("X", "2")], Some("2")),
