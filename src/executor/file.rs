@@ -361,9 +361,9 @@ impl Run<'_> {
 
     /// Finds the way to write to the destination: straight into the upper directory where nothing can be in the way.
     ///
-    /// That takes about a quarter less time than through overlayfs. It is right where the merged directory is empty: then every name
-    /// in the upper directory stands for itself, whatever the layers below once had there. Overlayfs must not be mounted
-    /// meanwhile (Documentation/filesystems/overlayfs.rst, "Changes to underlying filesystems").
+    /// That takes about a quarter less time than through overlayfs. It is right where the merged directory is empty: then
+    /// every name in the upper directory stands for itself, whatever the layers below once had there. Overlayfs must not
+    /// be mounted meanwhile (Documentation/filesystems/overlayfs.rst, "Changes to underlying filesystems").
     fn bypass(&self, rootfs: Rootfs, copy: &CopyAction, made: Made) -> Result<Way, FileError> {
         let overlay = self.active.overlay();
         if overlay.lowers.is_empty() {
