@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use builder::cancel::Cancel;
 use builder::context::{Layout, SelectionError};
-use builder::executor::file::{FileError, FileInput, run_file};
+use builder::executor::file::{FileError, Input, run_file};
 use builder::graph::{CopyAction, FileAction, FileOp, ModeChange};
 
 mod file_op_support;
@@ -502,7 +502,7 @@ fn what_was_hashed_is_what_is_copied() {
                 ..copy(&[source], "/x/")
             })],
         };
-        let inputs = [FileInput::Context(&context)];
+        let inputs = [Input::Context(&context)];
         let run = || {
             run_file(
                 &op,
@@ -541,7 +541,7 @@ fn a_source_that_becomes_a_link_is_not_followed() {
             ..copy(&["d"], "/x/")
         })],
     };
-    let inputs = [FileInput::Context(&context)];
+    let inputs = [Input::Context(&context)];
     let run = || {
         run_file(
             &op,
@@ -572,7 +572,7 @@ fn a_set_token_stops_a_copy() {
         })],
     };
     let context = machine.open_context();
-    let result = run_file(&op, &[FileInput::Context(&context)], &[], &machine.snapshotter, &cancel);
+    let result = run_file(&op, &[Input::Context(&context)], &[], &machine.snapshotter, &cancel);
     assert!(matches!(result, Err(FileError::Cancelled)));
 }
 

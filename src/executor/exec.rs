@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::cache_mount::{self, CacheMountError};
-use super::file::{FileError, FileInput as Input, run_file};
+use super::file::{FileError, Input, run_file};
 use super::network_files;
 use super::sandbox::{self, Bytes, Confinement, Exit, Network, SandboxError, SandboxSpec};
 use crate::cancel::Cancel;

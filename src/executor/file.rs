@@ -38,7 +38,7 @@ const ATTEMPTS: usize = 3;
 
 /// What a file operation works on.
 #[derive(Clone, Copy, Debug)]
-pub enum FileInput<'a> {
+pub enum Input<'a> {
     /// A build context.
     Context(&'a LocalContext),
     /// A file system; `None` for an empty one.
@@ -155,7 +155,7 @@ impl FileError {
 
 /// One run of an operation.
 struct Run<'a> {
-    inputs: &'a [FileInput<'a>],
+    inputs: &'a [Input<'a>],
     snapshotter: &'a Snapshotter,
     cancel: &'a Cancel,
     active: &'a ActiveSnapshot,
@@ -171,7 +171,7 @@ struct Run<'a> {
 /// See [`FileError`]. Nothing is kept then.
 pub fn run_file(
     op: &FileOp,
-    inputs: &[FileInput<'_>],
+    inputs: &[Input<'_>],
     selections: &[Option<&Selection>],
     snapshotter: &Snapshotter,
     cancel: &Cancel,
@@ -188,7 +188,7 @@ pub fn run_file(
 
 fn run_once(
     op: &FileOp,
-    inputs: &[FileInput<'_>],
+    inputs: &[Input<'_>],
     selections: &[Option<&Selection>],
     snapshotter: &Snapshotter,
     cancel: &Cancel,
@@ -213,12 +213,12 @@ fn run_once(
     Ok(active.commit()?)
 }
 
-fn prepare(op: &FileOp, inputs: &[FileInput<'_>], snapshotter: &Snapshotter) -> Result<ActiveSnapshot, FileError> {
+fn prepare(op: &FileOp, inputs: &[Input<'_>], snapshotter: &Snapshotter) -> Result<ActiveSnapshot, FileError> {
     let parent = match op.base {
         None => None,
         Some(index) => match inputs.get(index) {
-            Some(FileInput::Snapshot(parent)) => *parent,
-            Some(FileInput::Context(_)) | None => return Err(FileError::Input { index }),
+            Some(Input::Snapshot(parent)) => *parent,
+            Some(Input::Context(_)) | None => return Err(FileError::Input { index }),
         },
     };
     Ok(snapshotter.prepare(parent)?)
@@ -284,11 +284,11 @@ impl Run<'_> {
         selection: Option<&Selection>,
     ) -> Result<Option<Rootfs>, FileError> {
         match self.inputs.get(copy.input) {
-            Some(FileInput::Context(context)) => {
+            Some(Input::Context(context)) => {
                 let request = request(copy, context.ignore(), Ownership::Root);
                 self.copy_from(rootfs, copy, context.root(), &request, selection)
             }
-            Some(FileInput::Snapshot(snapshot)) => {
+            Some(Input::Snapshot(snapshot)) => {
                 let root = self.snapshotter.view(*snapshot)?;
                 let ignore = IgnoreRules::default();
                 let request = request(copy, &ignore, Ownership::Kept);

@@ -10,4 +10,4 @@ pub mod sandbox;
 
 pub use cache_mount::CacheMountError;
 pub use exec::{ExecError, ExecTask, SecretError, SecretSource, run_exec};
-pub use file::{FileError, FileInput as Input, run_file};
+pub use file::{FileError, Input, run_file};

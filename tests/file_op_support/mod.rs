@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use builder::cancel::Cancel;
 use builder::context::LocalContext;
-use builder::executor::file::{FileError, FileInput, run_file};
+use builder::executor::file::{FileError, Input, run_file};
 use builder::graph::{CopyAction, FileAction, FileOp, ModeChange, Owner, Unpack};
 use builder::snapshot::{IdMode, Rootfs, Snapshotter};
 use builder::store::{SnapshotId, Store};
@@ -159,11 +159,7 @@ impl Machine {
         actions: Vec<FileAction>,
     ) -> Result<SnapshotId, FileError> {
         let context = self.open_context();
-        let inputs = [
-            FileInput::Snapshot(base),
-            FileInput::Context(&context),
-            FileInput::Snapshot(other),
-        ];
+        let inputs = [Input::Snapshot(base), Input::Context(&context), Input::Snapshot(other)];
         let op = FileOp { base: Some(0), actions };
         run_file(&op, &inputs, &[], &self.snapshotter, &Cancel::new().unwrap())
     }

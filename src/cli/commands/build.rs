@@ -281,7 +281,7 @@ fn read_dockerfile(arguments: &Arguments) -> Result<DockerfileText, Failure> {
     let file = std::fs::File::open(&path).map_err(unreadable)?;
     let bytes = read_bounded(file, &format!("the Dockerfile {}", path.display()))?;
     Ok(DockerfileText {
-        name: path.display().to_string(),
+        name: path.strip_prefix("./").unwrap_or(&path).display().to_string(),
         path: Some(path),
         bytes,
     })

@@ -44,7 +44,7 @@ impl Tree {
 
     fn begin(&self, name: &str) -> ProgressBar {
         let bar = self.bars.add(ProgressBar::new_spinner());
-        bar.set_style(style("{spinner:.cyan} {wide_msg} {elapsed:>5.dim}"));
+        bar.set_style(style("{spinner:.cyan} {elapsed:>5.dim} {msg}"));
         bar.set_message(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
         bar
@@ -64,11 +64,11 @@ impl Tree {
         let seconds = duration.as_secs_f64();
         let name = console_width_cut(&name);
         match outcome {
-            Outcome::Done => self.line(&format!("\x1b[32m✔\x1b[0m {name} \x1b[2m{seconds:.1}s\x1b[0m")),
+            Outcome::Done => self.line(&format!("\x1b[32m✔\x1b[0m \x1b[2m{seconds:>4.1}s\x1b[0m {name}")),
             Outcome::Cached => self.line(&format!("\x1b[34m✔ CACHED\x1b[0m {name}")),
             Outcome::Cancelled => self.line(&format!("\x1b[2m- CANCELED {name}\x1b[0m")),
             Outcome::Failed(message) => {
-                self.line(&format!("\x1b[31m✘\x1b[0m {name} \x1b[2m{seconds:.1}s\x1b[0m"));
+                self.line(&format!("\x1b[31m✘\x1b[0m \x1b[2m{seconds:>4.1}s\x1b[0m {name}"));
                 for line in output.into_iter().flatten() {
                     self.line(&format!("  \x1b[2m│\x1b[0m {line}"));
                 }
