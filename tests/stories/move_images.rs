@@ -232,3 +232,18 @@ fn a_registry_with_a_password_gets_it_from_the_docker_configuration() {
     refused.exits(3).says("config.json");
     accepted.succeeds().never_says("c3Rvcnk6c3Rvcnk=");
 }
+
+#[test]
+fn mirrors_stand_in_the_users_own_configuration_too() {
+    let project = Project::new();
+    let directory = project.home().join(".config/builder");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::copy(project.config(), directory.join("config.toml")).unwrap();
+    let mut pull = project.builder("pull -q busybox");
+    let pulled = pull.without("BUILDER_CONFIG").run().succeeds();
+    assert!(pulled.stdout.starts_with("sha256:"), "{}", pulled.stdout);
+    // The store that `--root` names comes before the one of the environment.
+    let mut list = project.builder("images -q --root elsewhere");
+    assert_eq!(list.run().succeeds().stdout, "");
+    assert!(project.directory().join("elsewhere").is_dir());
+}

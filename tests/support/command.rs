@@ -51,6 +51,12 @@ impl Program {
         self
     }
 
+    /// Takes a variable away.
+    pub fn without(&mut self, name: &str) -> &mut Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// One more argument, spaces and all.
     pub fn arg(&mut self, argument: &str) -> &mut Self {
         self.command.arg(argument);
