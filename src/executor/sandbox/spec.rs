@@ -233,6 +233,6 @@ pub enum Stdio {
         /// Standard error.
         stderr: OwnedFd,
     },
-    /// A new terminal, of which the caller gets the other end ([`super::Running::terminal`]).
+    /// A new terminal, of which the caller gets the other end ([`super::Heard::Terminal`]).
     Terminal(TerminalSize),
 }

@@ -85,7 +85,7 @@ pub(super) fn time(text: &[u8]) -> Option<Time> {
     })
 }
 
-/// The reverse of [`time`], as short as it can be.
+/// The reverse of [`time()`], as short as it can be.
 pub(super) fn show_time(time: Time) -> String {
     let (sign, seconds, nanoseconds) = match (time.seconds < 0, time.nanoseconds) {
         (true, 0) => ("-", time.seconds.unsigned_abs(), 0),
