@@ -3,7 +3,7 @@
 //! `*` and `?` never match `/`, `[a-z]` and `[^a-z]` match one character, `\` takes the next character as it is; `**` is
 //! two `*` and nothing more.
 
-use super::pattern::{Class, Pattern, PatternError, Token};
+use super::pattern::{Pattern, PatternError, Token};
 
 /// A wildcard pattern.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,22 +20,9 @@ impl Glob {
         let mut tokens = Vec::new();
         let mut rest = pattern;
         while let Some(character) = rest.chars().next() {
-            rest = &rest[character.len_utf8()..];
-            tokens.push(match character {
-                '*' => Token::Run,
-                '?' => Token::One,
-                '[' => {
-                    let (class, after) = Class::parse(rest)?;
-                    rest = after;
-                    Token::Class(class)
-                }
-                '\\' => {
-                    let escaped = rest.chars().next().ok_or(PatternError::TrailingBackslash)?;
-                    rest = &rest[escaped.len_utf8()..];
-                    Token::Literal(escaped.to_string().into_bytes())
-                }
-                other => Token::Literal(other.to_string().into_bytes()),
-            });
+            let (token, after) = Token::parse(character, &rest[character.len_utf8()..])?;
+            tokens.push(token);
+            rest = after;
         }
         Ok(Self {
             pattern: Pattern::new(tokens),

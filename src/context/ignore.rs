@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use super::metadata::parent_of;
-use super::pattern::{Class, Pattern, PatternError, Token};
+use super::pattern::{Pattern, PatternError, Token};
 
 /// The rules of one ignore file, in its order.
 #[derive(Clone, Debug, Default)]
@@ -240,31 +240,21 @@ fn compile(pattern: &str) -> Result<(Shape, Pattern), PatternError> {
     let mut tokens = Vec::new();
     let mut rest = pattern;
     while let Some(character) = rest.chars().next() {
-        rest = &rest[character.len_utf8()..];
-        tokens.push(match character {
-            '*' if rest.starts_with('*') => {
-                rest = &rest[1..];
-                rest = rest.strip_prefix('/').unwrap_or(rest);
-                if rest.is_empty() {
+        let following = &rest[character.len_utf8()..];
+        let (token, after) = match following.strip_prefix('*') {
+            Some(after) if character == '*' => {
+                let after = after.strip_prefix('/').unwrap_or(after);
+                let token = if after.is_empty() {
                     Token::Anything
                 } else {
                     Token::Directories
-                }
+                };
+                (token, after)
             }
-            '*' => Token::Run,
-            '?' => Token::One,
-            '[' => {
-                let (class, after) = Class::parse(rest)?;
-                rest = after;
-                Token::Class(class)
-            }
-            '\\' => {
-                let escaped = rest.chars().next().ok_or(PatternError::TrailingBackslash)?;
-                rest = &rest[escaped.len_utf8()..];
-                Token::Literal(escaped.to_string().into_bytes())
-            }
-            other => Token::Literal(other.to_string().into_bytes()),
-        });
+            _ => Token::parse(character, following)?,
+        };
+        tokens.push(token);
+        rest = after;
     }
     let compiled = Pattern::new(tokens);
     Ok(match compiled.tokens() {

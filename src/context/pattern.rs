@@ -154,6 +154,27 @@ impl Pattern {
 }
 
 impl Token {
+    /// The token that begins with `character`, and what comes after it in `rest`: everything but `**`, of which the two
+    /// kinds of pattern think differently.
+    pub(super) fn parse(character: char, rest: &str) -> Result<(Self, &str), PatternError> {
+        Ok(match character {
+            '*' => (Token::Run, rest),
+            '?' => (Token::One, rest),
+            '[' => {
+                let (class, after) = Class::parse(rest)?;
+                (Token::Class(class), after)
+            }
+            '\\' => {
+                let escaped = rest.chars().next().ok_or(PatternError::TrailingBackslash)?;
+                (
+                    Token::Literal(escaped.to_string().into_bytes()),
+                    &rest[escaped.len_utf8()..],
+                )
+            }
+            other => (Token::Literal(other.to_string().into_bytes()), rest),
+        })
+    }
+
     /// Moves the reachable places over the token.
     fn advance(&self, path: &[u8], places: &mut [bool]) {
         match self {

@@ -10,7 +10,6 @@ use super::expand::{self, Expanded};
 use super::globals::{self, Globals};
 use super::options::PlanOptions;
 use super::report::Report;
-use super::steps::Step;
 
 /// Build arguments that have a meaning of their own, so that no ARG need declare them.
 const SPECIAL_ARGUMENTS: [&str; 11] = [
@@ -27,21 +26,6 @@ const SPECIAL_ARGUMENTS: [&str; 11] = [
     globals::EPOCH,
 ];
 const PROXY_ARGUMENTS: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
-
-/// Words of a name, divided by `_`, that make it a secret's, and those that take that back.
-const SECRET_WORDS: [&str; 10] = [
-    "apikey",
-    "auth",
-    "credential",
-    "credentials",
-    "key",
-    "password",
-    "pword",
-    "passwd",
-    "secret",
-    "token",
-];
-const HARMLESS_WORDS: [&str; 3] = ["public", "file", "version"];
 
 /// `FROM $BASE` should name an image even when no build argument is given.
 pub(super) fn default_base_names(dockerfile: &Dockerfile, options: &PlanOptions, report: &mut Report) {
@@ -101,23 +85,6 @@ pub(super) fn base_platform(stage: &Stage, wanted: &Platform, found: &Platform, 
         let message =
             format!("Base image {image} was pulled with platform {found:?}, expected {wanted:?} for current build");
         report.violation(Rule::InvalidBaseImagePlatform, stage.span, &stage.check, message);
-    }
-}
-
-/// ARG and ENV should hold no secrets: they stay in the image.
-pub(super) fn no_secret(step: &Step<'_>, instruction: &str, name: &str, report: &mut Report) {
-    let is_among = |words: &[&str]| {
-        name.split('_')
-            .any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)))
-    };
-    if is_among(&SECRET_WORDS) && !is_among(&HARMLESS_WORDS) {
-        let message = format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {name:?})");
-        report.violation(
-            Rule::SecretsUsedInArgOrEnv,
-            step.span(),
-            &step.instruction.check,
-            message,
-        );
     }
 }
 

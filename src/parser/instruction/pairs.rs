@@ -122,7 +122,7 @@ fn check_secret(input: &Input<'_>, name: &str, warnings: &mut Vec<Diagnostic>) {
     };
     if has(&SECRET) && !has(&NO_SECRET) {
         let message = format!(
-            "{} `{name}` looks like a secret, and stays in the image",
+            "Do not use ARG or ENV instructions for sensitive data ({} {name:?})",
             input.keyword.name()
         );
         let hint = "use `RUN --mount=type=secret`";

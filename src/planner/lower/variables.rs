@@ -2,7 +2,6 @@
 
 use crate::parser::{ArgDefinition, Word};
 
-use super::super::checks;
 use super::super::error::{At, PlanError, Problem};
 use super::super::history::Layer;
 use super::super::steps::Step;
@@ -18,7 +17,6 @@ impl Lowering<'_, '_> {
     ) -> Result<(), PlanError> {
         let mut text = "ENV".to_owned();
         for (name, value) in self.pairs(state, step, pairs, "ENV")? {
-            checks::no_secret(step, "ENV", &name, self.report);
             state.scope.set(&name, &value).at(step.span())?;
             state.image_env.set(&name, &value).at(step.span())?;
             text.push_str(&format!(" {name}={value}"));
@@ -69,7 +67,6 @@ impl Lowering<'_, '_> {
         let mut text = "ARG".to_owned();
         for definition in definitions {
             let name = definition.name.raw.clone();
-            checks::no_secret(step, "ARG", &name, self.report);
             let value = match (self.globals.build_args.get(&name), &definition.default) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => Some(self.value(state, step, default)?),
