@@ -122,12 +122,10 @@ impl Fixture {
     }
 }
 
-fn installed(program: &str) -> bool {
+/// A tool that judges our work must be there: `scripts/packages test` installs it.
+fn needs(program: &str) {
     let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        eprintln!("{program} is not installed: this part is not tested");
-    }
-    found
+    assert!(found, "{program} is not installed: run scripts/packages test");
 }
 
 fn run(program: &str, arguments: &[&str]) -> String {
@@ -341,9 +339,7 @@ fn a_compressed_archive_is_loaded_too() {
 
 #[test]
 fn skopeo_reads_what_is_written() {
-    if !installed("skopeo") {
-        return;
-    }
+    needs("skopeo");
     let fixture = Fixture::new();
     let built = fixture.image(&["app:1"]);
     let paths = [
@@ -387,9 +383,7 @@ fn skopeo_reads_what_is_written() {
 
 #[test]
 fn what_skopeo_writes_is_loaded() {
-    if !installed("skopeo") {
-        return;
-    }
+    needs("skopeo");
     let fixture = Fixture::new();
     let built = fixture.image(&["app:1"]);
     let written = fixture.path("oci.tar");
@@ -446,9 +440,11 @@ fn what_skopeo_writes_is_loaded() {
 
 #[test]
 fn umoci_unpacks_the_tree_that_was_built() {
-    if !installed("umoci") || !rustix::process::geteuid().is_root() {
-        return;
-    }
+    needs("umoci");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "umoci gives files to their owners, which needs root"
+    );
     let fixture = Fixture::new();
     let built = fixture.image(&["app:1"]);
     let layout = fixture.path("layout");
