@@ -193,7 +193,14 @@ impl<'l> Input<'l> {
 
     /// The line as it is shown.
     pub fn text(&self) -> String {
-        self.line.text.trim().to_owned()
+        let mut text = self.line.text.trim();
+        // As the trigger itself is cut: what is shown and what fires stay one text.
+        while self.keyword == Keyword::Onbuild
+            && let Some(before) = without_continuation(text, self.escape)
+        {
+            text = before.trim_end();
+        }
+        text.to_owned()
     }
 
     fn arguments(&self) -> Fragment<'l> {
