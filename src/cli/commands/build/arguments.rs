@@ -1,0 +1,149 @@
+//! What may be typed behind `builder build`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::commands::output::Output;
+use crate::cli::progress::Style;
+use crate::cli::secrets::SecretArgument;
+use crate::graph::NetworkMode;
+use crate::oci::{Platform, Reference};
+use crate::pull::PullPolicy;
+
+/// Build an image from a Dockerfile.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Arguments {
+    /// The build context: the directory that COPY and ADD read from.
+    #[arg(default_value = ".", value_name = "PATH")]
+    pub(super) context: PathBuf,
+    /// A name for the image, `name:tag`; several are allowed.
+    #[arg(short, long = "tag", value_name = "NAME")]
+    pub(super) tags: Vec<Reference>,
+    /// The Dockerfile; by default `Dockerfile` (or `dockerfile`, or `Containerfile`) in the context; `-` for standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// Set a build argument, `NAME=value`; `NAME` alone takes the value from the environment.
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub(super) build_args: Vec<String>,
+    /// One more place to copy from, `name=directory` or `name=docker-image://reference`; takes the place of a stage or
+    /// image of that name.
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    pub(super) build_contexts: Vec<String>,
+    /// The stage to build; by default the last one.
+    #[arg(long, value_name = "STAGE")]
+    pub(super) target: Option<String>,
+    /// The platform to build for, such as linux/amd64; by default this machine's.
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(super) platform: Option<Platform>,
+    /// Set a label on the image, `name=value`.
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub(super) labels: Vec<String>,
+    /// Run every step, whatever the cache knows.
+    #[arg(long)]
+    pub(super) no_cache: bool,
+    /// Run every step of these stages, whatever the cache knows.
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', conflicts_with = "no_cache")]
+    pub(super) no_cache_filter: Vec<String>,
+    /// Look base images up in their registries, even those that the local store has.
+    #[arg(long, num_args = 0..=1, default_missing_value = "always", require_equals = true, value_name = "WHEN")]
+    pub(super) pull: Option<Pull>,
+    /// The network of RUN steps that name none.
+    #[arg(long, default_value = "default", value_name = "MODE")]
+    pub(super) network: Network,
+    /// A line for /etc/hosts of RUN steps, `name:address`.
+    #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
+    pub(super) add_hosts: Vec<String>,
+    /// Give RUN steps a secret: `id=name,src=file` or `id=name,env=VARIABLE`.
+    #[arg(long = "secret", value_name = "SECRET")]
+    pub(super) secrets: Vec<SecretArgument>,
+    /// Allow what RUN steps ask for and may not do by default: security.insecure.
+    #[arg(long = "allow", value_name = "ENTITLEMENT")]
+    pub(super) allow: Vec<Entitlement>,
+    /// Where the result goes besides the local store: `type=oci|docker|tar|local,dest=PATH`, or a directory alone.
+    #[arg(short, long = "output", value_name = "OUTPUT")]
+    pub(super) outputs: Vec<Output>,
+    /// Push the image to the registries of its names.
+    #[arg(long)]
+    pub(super) push: bool,
+    /// Write the image's id to a file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) iidfile: Option<PathBuf>,
+    /// Write what was built to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(super) metadata_file: Option<PathBuf>,
+    /// How progress is shown.
+    #[arg(long, env = "BUILDKIT_PROGRESS", default_value = "auto", value_name = "STYLE")]
+    pub(super) progress: Style,
+    /// Show nothing but the image's id.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// Steps that run at the same time, at most.
+    #[arg(short, long, value_name = "N")]
+    pub(super) jobs: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(super) accepted: Accepted,
+}
+
+/// What docker's builders take and this one has no use for: accepted, so that scripts keep working.
+#[derive(Debug, Args)]
+pub(super) struct Accepted {
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    pub(super) rm: Option<bool>,
+    #[arg(long, hide = true)]
+    pub(super) force_rm: bool,
+    #[arg(long, hide = true)]
+    pub(super) compress: bool,
+    /// Images always go to the local store.
+    #[arg(long, hide = true)]
+    pub(super) load: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(in crate::cli::commands) enum Pull {
+    Always,
+    Missing,
+    Never,
+    #[value(hide = true)]
+    True,
+    #[value(hide = true)]
+    False,
+}
+
+impl From<Option<Pull>> for PullPolicy {
+    fn from(pull: Option<Pull>) -> Self {
+        match pull {
+            Some(Pull::Always | Pull::True) => PullPolicy::Always,
+            Some(Pull::Never) => PullPolicy::Never,
+            None | Some(Pull::Missing | Pull::False) => PullPolicy::Missing,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(in crate::cli::commands) enum Network {
+    Default,
+    Host,
+    None,
+}
+
+/// `--allow`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum Entitlement {
+    #[value(name = "security.insecure")]
+    SecurityInsecure,
+    /// The host's network is the default for now.
+    #[value(name = "network.host")]
+    NetworkHost,
+}
+
+impl From<Network> for NetworkMode {
+    fn from(network: Network) -> Self {
+        match network {
+            Network::Default => NetworkMode::Default,
+            Network::Host => NetworkMode::Host,
+            Network::None => NetworkMode::None,
+        }
+    }
+}

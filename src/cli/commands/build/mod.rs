@@ -1,0 +1,112 @@
+//! `builder build`.
+//!
+//! `arguments` is what may be typed, `dockerfile` where the Dockerfile comes from, `options` what the plan is told.
+
+mod arguments;
+mod dockerfile;
+mod options;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+pub(in crate::cli) use arguments::Arguments;
+pub(super) use arguments::{Network, Pull};
+pub(super) use options::extra_host;
+
+use super::output::write_outputs;
+use crate::cli::diagnostic::SourceFile;
+use crate::cli::failure::Failure;
+use crate::cli::interrupt::cancel_on_signals;
+use crate::cli::progress::{Style, renderer};
+use crate::cli::report;
+use crate::cli::secrets::Secrets;
+use crate::cli::session::{GlobalOptions, Session};
+use crate::oci::Reference;
+use crate::pipeline::{self, BuildRequest, Built, Workshop};
+use crate::progress::{Event, Progress};
+
+pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<(), Failure> {
+    let dockerfile = dockerfile::read(&arguments)?;
+    let (plan, contexts) = options::plan_options(&arguments)?;
+    let secrets = Secrets::new(&arguments.secrets)?;
+    let session = Session::open(global)?;
+    let cancel = cancel_on_signals()?;
+    let progress = renderer(if arguments.quiet {
+        Style::Quiet
+    } else {
+        arguments.progress
+    });
+    let request = BuildRequest {
+        dockerfile_path: dockerfile.path.clone(),
+        dockerfile: dockerfile.bytes,
+        contexts,
+        plan,
+        pull: arguments.pull.into(),
+        names: arguments.tags.clone(),
+        jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),
+    };
+    let puller = session.puller(&cancel);
+    let Session { store, snapshotter, .. } = &session;
+    let workshop = Workshop {
+        store,
+        snapshotter,
+        puller: &puller,
+        secrets: &secrets,
+        progress: &*progress,
+        cancel: &cancel,
+    };
+    let text = String::from_utf8_lossy(&request.dockerfile);
+    let source = SourceFile {
+        name: &dockerfile.name,
+        text: &text,
+    };
+    let built = pipeline::build(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
+    for warning in &built.warnings {
+        progress.report(Event::Warning {
+            message: report::warning_line(&source, warning),
+        });
+    }
+    let progress: &dyn Progress = &*progress;
+    write_outputs(&arguments.outputs, &session, &built, &arguments.tags, progress)?;
+    if arguments.push {
+        for name in &arguments.tags {
+            super::push::push_image(&session, built.image.id, name, None, progress, &cancel)?;
+        }
+    }
+    tell(&arguments, &built)
+}
+
+fn tell(arguments: &Arguments, built: &Built) -> Result<(), Failure> {
+    let id = built.image.id.to_string();
+    if let Some(path) = &arguments.iidfile {
+        write_file(path, id.as_bytes())?;
+    }
+    if let Some(path) = &arguments.metadata_file {
+        let names: Vec<String> = arguments.tags.iter().map(Reference::to_string).collect();
+        let metadata = serde_json::json!({ "containerimage.config.digest": id, "image.name": names.join(",") });
+        write_file(path, format!("{metadata:#}\n").as_bytes())?;
+    }
+    if arguments.quiet {
+        println!("{id}");
+    } else {
+        let names: Vec<String> = arguments.tags.iter().map(Reference::familiar).collect();
+        let named = if names.is_empty() {
+            String::new()
+        } else {
+            format!(" as {}", names.join(", "))
+        };
+        eprintln!("built {}{named}", built.image.id.short());
+    }
+    Ok(())
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, bytes)
+        .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))
+}
+
+/// Steps that run at the same time: many more than cores, because steps wait for networks and disks.
+fn default_jobs() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new((cores * 4).max(16)).unwrap_or(NonZeroUsize::MIN)
+}

@@ -1,0 +1,117 @@
+//! What the plan is told: flags and environment as [`PlanOptions`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::Arguments;
+use super::arguments::Entitlement;
+use crate::cli::failure::Failure;
+use crate::cli::session::default_platform;
+use crate::graph::ExtraHost;
+use crate::planner::{Confinement, NamedContext, NoCache, PlanOptions};
+
+pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeMap<String, PathBuf>), Failure> {
+    let mut contexts = BTreeMap::from([("context".to_owned(), arguments.context.clone())]);
+    let named_contexts = named_contexts(&arguments.build_contexts, &mut contexts)?;
+    let options = PlanOptions {
+        target: arguments.target.clone(),
+        build_args: build_args(&arguments.build_args),
+        platform: match &arguments.platform {
+            Some(platform) => Some(platform.clone()),
+            None => default_platform()?,
+        },
+        labels: pairs(&arguments.labels, "--label")?,
+        no_cache: match (arguments.no_cache, arguments.no_cache_filter.as_slice()) {
+            (true, _) => NoCache::All,
+            (false, []) => NoCache::Never,
+            (false, stages) => NoCache::Stages(stages.to_vec()),
+        },
+        epoch: source_date_epoch()?,
+        network: arguments.network.into(),
+        extra_hosts: arguments
+            .add_hosts
+            .iter()
+            .map(|text| extra_host(text))
+            .collect::<Result<_, Failure>>()?,
+        named_contexts,
+        confinement: match arguments.allow.contains(&Entitlement::SecurityInsecure) {
+            true => Confinement::Optional,
+            false => Confinement::Required,
+        },
+        ..PlanOptions::default()
+    };
+    Ok((options, contexts))
+}
+
+fn named_contexts(
+    values: &[String],
+    directories: &mut BTreeMap<String, PathBuf>,
+) -> Result<BTreeMap<String, NamedContext>, Failure> {
+    let mut named = BTreeMap::new();
+    for (name, value) in pairs(values, "--build-context")? {
+        let name = name.to_ascii_lowercase();
+        let context = match value.split_once("://") {
+            Some(("docker-image", "scratch")) => NamedContext::Scratch,
+            Some(("docker-image", reference)) => {
+                let reference = reference.parse();
+                NamedContext::Image(
+                    reference.map_err(|error| Failure::usage(format!("--build-context {name}: {error}")))?,
+                )
+            }
+            Some((scheme, _)) => {
+                let message = format!("--build-context {name}: contexts of the kind {scheme}:// are not supported yet");
+                return Err(Failure::usage(message).hint("a directory and docker-image://reference are"));
+            }
+            None => {
+                directories.insert(name.clone(), PathBuf::from(value));
+                NamedContext::Directory
+            }
+        };
+        named.insert(name, context);
+    }
+    Ok(named)
+}
+
+fn build_args(values: &[String]) -> BTreeMap<String, String> {
+    let value = |text: &String| match text.split_once('=') {
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+        None => std::env::var(text).ok().map(|value| (text.clone(), value)),
+    };
+    values.iter().filter_map(value).collect()
+}
+
+fn pairs(values: &[String], flag: &str) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Failure::usage(format!("{flag} {text}: expected name=value"))),
+    };
+    values.iter().map(pair).collect()
+}
+
+pub(in crate::cli::commands) fn extra_host(text: &str) -> Result<ExtraHost, Failure> {
+    let (name, address) = text
+        .split_once(['=', ':'])
+        .filter(|(name, _)| !name.is_empty() && !name.contains(char::is_whitespace))
+        .ok_or_else(|| Failure::usage(format!("--add-host {text}: expected name:address")))?;
+    let address: IpAddr = address
+        .trim_matches(['[', ']'])
+        .parse()
+        .map_err(|_| Failure::usage(format!("--add-host {text}: `{address}` is not an IP address")))?;
+    Ok(ExtraHost {
+        name: name.to_owned(),
+        address,
+    })
+}
+
+fn source_date_epoch() -> Result<Option<i64>, Failure> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) if !text.is_empty() => match text.parse() {
+            Ok(seconds @ 0..=crate::oci::Timestamp::LATEST) => Ok(Some(seconds)),
+            _ => Err(Failure::usage(format!(
+                "SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds since 1970"
+            ))),
+        },
+        _ => Ok(None),
+    }
+}
