@@ -1,20 +1,24 @@
 //! One build, from the bytes of a Dockerfile to an image in the store.
+//!
+//! Tells the whole story, one call for each part of it; `contexts` opens what is copied from, `bases` finds base images.
+
+mod bases;
+mod contexts;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
 use crate::cache::Cache;
 use crate::cancel::Cancel;
-use crate::context::{ContextError, LocalContext};
+use crate::context::ContextError;
 use crate::executor::SecretSource;
 use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
-use crate::graph::ImageSource;
-use crate::oci::{ChainId, ImageConfig, Reference};
+use crate::oci::{ImageConfig, Reference};
 use crate::parser::{self, Diagnostic};
-use crate::planner::{self, ImageRequest, ImageResolver, PlanErrors, PlanOptions, ResolveError, ResolvedBase, Warning};
+use crate::planner::{self, PlanErrors, PlanOptions, Warning};
 use crate::progress::Progress;
 use crate::pull::{PullPolicy, Puller};
 use crate::snapshot::Snapshotter;
@@ -110,8 +114,8 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
     } = workshop;
     let _in_use = store.in_use()?;
     let dockerfile = parser::parse(&request.dockerfile).map_err(BuildError::Parse)?;
-    let contexts = open_contexts(request, store)?;
-    let bases = Bases {
+    let contexts = contexts::open(request, store)?;
+    let bases = bases::Bases {
         puller,
         pull: request.pull,
     };
@@ -185,49 +189,4 @@ fn made_by_base(config: &ImageConfig) -> Option<i64> {
 /// Seconds since 1970.
 fn now() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()
-}
-
-fn open_contexts(request: &BuildRequest, store: &Store) -> Result<BTreeMap<String, LocalContext>, ContextError> {
-    let stat_caches = store.root().join("stat-cache");
-    let open = |(name, path): (&String, &PathBuf)| {
-        // A named context has an ignore file of its own; the Dockerfile's is the main context's.
-        let dockerfile: Option<&Path> = request.dockerfile_path.as_deref().filter(|_| name == "context");
-        Ok((name.clone(), LocalContext::open(path, dockerfile, &stat_caches)?))
-    };
-    request.contexts.iter().map(open).collect()
-}
-
-/// Finds base images in the local store and in registries, all at the same time.
-struct Bases<'a> {
-    puller: &'a Puller,
-    pull: PullPolicy,
-}
-
-impl Bases<'_> {
-    fn find(&self, request: &ImageRequest) -> Result<ResolvedBase, ResolveError> {
-        let image = self.puller.resolve(&request.reference, &request.platform, self.pull)?;
-        let config = image.config.into_value();
-        let source = ImageSource {
-            chain: ChainId::of(&config.rootfs.diff_ids),
-            reference: request.reference.clone(),
-            config: image.id,
-            platform: request.platform.clone(),
-        };
-        Ok(ResolvedBase { source, config })
-    }
-}
-
-impl ImageResolver for Bases<'_> {
-    fn resolve(&self, requests: &[ImageRequest]) -> Vec<Result<ResolvedBase, ResolveError>> {
-        std::thread::scope(|scope| {
-            let lookups: Vec<_> = requests
-                .iter()
-                .map(|request| scope.spawn(|| self.find(request)))
-                .collect();
-            lookups
-                .into_iter()
-                .map(|lookup| lookup.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
-        })
-    }
 }

@@ -1,0 +1,41 @@
+//! Finds base images for the planner: in the local store, in registries.
+
+use crate::graph::ImageSource;
+use crate::oci::ChainId;
+use crate::planner::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
+use crate::pull::{PullPolicy, Puller};
+
+/// Finds base images in the local store and in registries, all at the same time.
+pub(super) struct Bases<'a> {
+    pub(super) puller: &'a Puller,
+    pub(super) pull: PullPolicy,
+}
+
+impl Bases<'_> {
+    fn find(&self, request: &ImageRequest) -> Result<ResolvedBase, ResolveError> {
+        let image = self.puller.resolve(&request.reference, &request.platform, self.pull)?;
+        let config = image.config.into_value();
+        let source = ImageSource {
+            chain: ChainId::of(&config.rootfs.diff_ids),
+            reference: request.reference.clone(),
+            config: image.id,
+            platform: request.platform.clone(),
+        };
+        Ok(ResolvedBase { source, config })
+    }
+}
+
+impl ImageResolver for Bases<'_> {
+    fn resolve(&self, requests: &[ImageRequest]) -> Vec<Result<ResolvedBase, ResolveError>> {
+        std::thread::scope(|scope| {
+            let lookups: Vec<_> = requests
+                .iter()
+                .map(|request| scope.spawn(|| self.find(request)))
+                .collect();
+            lookups
+                .into_iter()
+                .map(|lookup| lookup.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        })
+    }
+}
