@@ -11,8 +11,8 @@ use builder::graph::{
 use builder::oci::{ChainId, DiffId, Digest, ImageConfig, Platform};
 use builder::parser;
 use builder::planner::{
-    BuildPlan, Confinement, ImageRequest, ImageResolver, NamedContext, NoCache, PlanErrors, PlanOptions, Problem,
-    ResolveError, ResolvedBase, plan,
+    BuildPlan, Confinement, ImageRequest, ImageResolver, NamedContext, NoCache, PlanErrors, PlanOptions, PlatformNames,
+    Problem, ResolveError, ResolvedBase, plan,
 };
 
 /// Images by their short names, and the requests that were made.
@@ -846,4 +846,69 @@ fn the_platform_that_is_asked_for_is_the_images() {
     assert_eq!(plan.config.platform.to_string(), "linux/arm64");
     assert_eq!(seen_by_run(&plan, "TARGETARCH").as_deref(), Some("arm64"));
     assert_eq!(seen_by_run(&plan, "BUILDPLATFORM").as_deref(), Some("linux/amd64"));
+}
+
+fn labels(plan: &BuildPlan) -> Vec<String> {
+    plan.graph
+        .iter()
+        .map(|(_, vertex)| vertex.label.name.to_string())
+        .collect()
+}
+
+#[test]
+fn a_base_for_one_platform_decides_unless_somebody_has() {
+    let images = base_images().with("only-arm", |config| config.platform = Platform::new("linux", "arm64"));
+    let runs_on = |plan: &BuildPlan| {
+        let exec = plan.graph.iter().find_map(|(_, vertex)| match &vertex.op {
+            Op::Exec(exec) => Some(exec.platform.to_string()),
+            _ => None,
+        });
+        (exec.unwrap(), plan.config.platform.to_string())
+    };
+    let source = "FROM only-arm\nARG TARGETARCH\nRUN true\nENV A=$TARGETARCH\n";
+    let plan = plan_with(source, &options(), &images).unwrap();
+    assert_eq!(runs_on(&plan), ("linux/arm64".into(), "linux/arm64".into()));
+    assert!(
+        plan.config.config.env.contains(&"A=amd64".into()),
+        "the target stays what it was"
+    );
+    let rules: Vec<_> = plan.warnings.iter().filter_map(|warning| warning.rule).collect();
+    assert_eq!(rules, [parser::Rule::InvalidBaseImagePlatform]);
+    let asked = PlanOptions {
+        platform: Some(Platform::new("linux", "amd64")),
+        ..options()
+    };
+    let plan = plan_with(source, &asked, &images).unwrap();
+    assert_eq!(runs_on(&plan), ("linux/amd64".into(), "linux/amd64".into()));
+}
+
+#[test]
+fn steps_name_their_platforms_where_there_are_several() {
+    let source = "FROM --platform=$BUILDPLATFORM busybox AS build\nRUN one\nARG TARGETARCH\nRUN two\n\
+                  FROM busybox\nCOPY --from=build /a /a\n";
+    let plan_for = |platform: &str| {
+        let options = PlanOptions {
+            platform: Some(platform.parse().unwrap()),
+            platform_names: PlatformNames::Shown,
+            ..options()
+        };
+        plan_with(source, &options, &base_images()).unwrap()
+    };
+    let arm = plan_for("linux/arm64");
+    assert_eq!(
+        labels(&arm),
+        [
+            "[linux/amd64 build 1/3] FROM docker.io/library/busybox:latest",
+            "[linux/amd64 build 2/3] RUN one",
+            "[linux/amd64->arm64 build 3/3] RUN two",
+            "[linux/arm64 stage-1 2/2] COPY --from=build /a /a",
+        ]
+    );
+    // What two platforms have in common is one vertex of the graph that holds both.
+    let mut graph = plan_for("linux/amd64").graph;
+    let before = graph.len();
+    let places = graph.absorb(arm.graph);
+    assert_eq!(graph.len() - before, 2, "`RUN two` and COPY are not the same");
+    assert_eq!(places[0].index(), 0, "the base image is");
+    assert_eq!(places[1].index(), 1, "and so is the step before TARGETARCH");
 }

@@ -91,6 +91,17 @@ impl Graph {
         VertexId(node.index())
     }
 
+    /// Takes all vertices of `other` in; those with the same definition become one. Says where each one went, in the
+    /// order of [`Graph::iter`].
+    pub fn absorb(&mut self, other: Graph) -> Vec<VertexId> {
+        let mut places = Vec::with_capacity(other.len());
+        for (_, vertex) in other.iter() {
+            let inputs = vertex.inputs.iter().map(|input| places[input.index()]).collect();
+            places.push(self.add(vertex.op.clone(), inputs, vertex.label.clone()));
+        }
+        places
+    }
+
     fn digest(&self, op: &Op, inputs: &[VertexId], ignore_cache: bool) -> VertexDigest {
         let mut hash = blake3::Hasher::new();
         let definition = op.definition();

@@ -38,6 +38,8 @@ pub mod media_type {
 
 /// The largest manifest or index that is read, in bytes: what registries accept at most, and BuildKit too.
 pub const LARGEST_MANIFEST: usize = 4 << 20;
+/// The annotation by which BuildKit marks what describes another manifest.
+const ATTESTATION: &str = "vnd.docker.reference.type";
 /// The most layers, or manifests of an index, that are read.
 const MOST_DESCRIPTORS: usize = 4096;
 
@@ -79,6 +81,11 @@ impl Descriptor {
     /// The descriptor of `bytes`.
     pub fn of(media_type: &str, bytes: &[u8]) -> Self {
         Self::new(media_type, Digest::of(bytes), bytes.len() as u64)
+    }
+
+    /// Whether it describes another manifest and is no image: BuildKit's provenance and SBOM.
+    pub fn is_attestation(&self) -> bool {
+        self.annotations.contains_key(ATTESTATION) || self.platform.as_ref().is_some_and(|own| own.os == "unknown")
     }
 }
 
@@ -150,14 +157,26 @@ impl ImageIndex {
         }
     }
 
-    /// The manifest for `wanted`: the first whose platform satisfies it, attestations (platform `unknown`) left out.
-    /// A manifest without a platform serves when it is the only one.
+    /// The manifest for `wanted`: the first of those whose platform serves it best, attestations (platform `unknown`)
+    /// left out. A manifest without a platform serves when it is the only one.
     pub fn select(&self, wanted: &Platform) -> Option<&Descriptor> {
-        let fits = |manifest: &&Descriptor| manifest.platform.as_ref().is_some_and(|own| own.satisfies(wanted));
-        self.manifests.iter().find(fits).or(match self.manifests.as_slice() {
-            [only] if only.platform.is_none() => Some(only),
-            _ => None,
-        })
+        let rank = |manifest: &Descriptor| manifest.platform.as_ref().and_then(|own| own.rank(wanted));
+        let ranked = self
+            .manifests
+            .iter()
+            .filter_map(|manifest| Some((rank(manifest)?, manifest)));
+        ranked
+            .min_by_key(|(rank, _)| *rank)
+            .map(|(_, manifest)| manifest)
+            .or(match self.manifests.as_slice() {
+                [only] if only.platform.is_none() => Some(only),
+                _ => None,
+            })
+    }
+
+    /// The images of the index: what is listed, but for attestations.
+    pub fn images(&self) -> impl Iterator<Item = &Descriptor> {
+        self.manifests.iter().filter(|manifest| !manifest.is_attestation())
     }
 }
 

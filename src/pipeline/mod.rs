@@ -136,10 +136,9 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         epoch: plan.epoch,
     };
     let solved = match plan.result {
-        Some(target) => solver::solve(&plan.graph, target, services, options),
+        Some(target) => solver::solve(&plan.graph, &[target], services, options),
         None => Ok(Solved {
-            snapshot: None,
-            created: None,
+            results: Vec::new(),
             steps: Vec::new(),
         }),
     };
@@ -148,9 +147,10 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         let _ = context.save_stat_cache();
     }
     let solved = solved?;
+    let result = solved.results.first().copied().unwrap_or_default();
     let created = plan
         .epoch
-        .or(solved.created)
+        .or(result.created)
         .or_else(|| made_by_base(&plan.config))
         .unwrap_or_else(now);
     let image = export::image(
@@ -158,7 +158,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         snapshotter,
         ExportRequest {
             base: &plan.config.rootfs.diff_ids.clone(),
-            result: solved.snapshot,
+            result: result.snapshot,
             config: plan.config,
             epoch: plan.epoch,
             created,
@@ -166,7 +166,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         },
     )?;
     store.sync()?;
-    let (snapshot, steps) = (solved.snapshot, solved.steps);
+    let (snapshot, steps) = (result.snapshot, solved.steps);
     Ok(Built {
         image,
         snapshot,

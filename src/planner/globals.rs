@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::oci::{Platform, Timestamp};
+use crate::oci::Timestamp;
 use crate::parser::{ArgDefinition, Dockerfile, Instruction, InstructionKind, Span};
 
 use super::environment::Environment;
@@ -132,7 +132,8 @@ fn automatic(dockerfile: &Dockerfile, options: &PlanOptions) -> Environment {
     ] {
         variables.push((format!("{prefix}PLATFORM"), platform.to_string()));
         variables.push((format!("{prefix}OS"), platform.os.clone()));
-        variables.push((format!("{prefix}OSVERSION"), os_version(platform)));
+        let version = platform.os_version().unwrap_or_default();
+        variables.push((format!("{prefix}OSVERSION"), version.to_owned()));
         variables.push((format!("{prefix}ARCH"), platform.architecture.clone()));
         variables.push((format!("{prefix}VARIANT"), platform.variant.clone().unwrap_or_default()));
     }
@@ -146,9 +147,4 @@ fn automatic(dockerfile: &Dockerfile, options: &PlanOptions) -> Environment {
         }
     }
     scope
-}
-
-fn os_version(platform: &Platform) -> String {
-    let version = platform.other.get("os.version").and_then(serde_json::Value::as_str);
-    version.unwrap_or_default().to_owned()
 }

@@ -19,6 +19,7 @@ mod lower;
 mod mode;
 mod options;
 mod path;
+mod platforms;
 mod ports;
 mod report;
 mod signal;
@@ -28,6 +29,7 @@ mod steps;
 pub use error::{PlanError, PlanErrors, Problem};
 pub use images::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
 pub use options::{Confinement, NamedContext, NoCache, PlanOptions};
+pub use platforms::PlatformNames;
 pub use report::Warning;
 
 use crate::graph::{Graph, VertexId};
@@ -81,9 +83,7 @@ pub fn plan(
     let result = state.file_system;
     let mut config = state.into_config();
     config.config.labels.extend(options.labels.clone());
-    if let Some(platform) = &options.platform {
-        config.platform = platform.clone();
-    }
+    config.platform = platforms::of_image(options.platform.as_ref(), config.platform);
     config.created = globals.epoch.map(Timestamp::from_unix);
     Ok(BuildPlan {
         graph,

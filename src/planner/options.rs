@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use crate::graph::{ExtraHost, NetworkMode};
 use crate::oci::{Platform, Reference};
 
+use super::platforms::PlatformNames;
+
 /// What the command line says about a plan.
 #[derive(Clone, Debug)]
 pub struct PlanOptions {
@@ -12,10 +14,12 @@ pub struct PlanOptions {
     pub target: Option<String>,
     /// `--build-arg`, by name. One without a value must have been given the caller's own, or be left out.
     pub build_args: BTreeMap<String, String>,
-    /// `--platform`; `None` for the platform that the builder runs on.
+    /// `--platform`; `None` for the platform that the builder runs on, or that of a base image which has one alone.
     pub platform: Option<Platform>,
     /// The platform that the builder runs on: `BUILDPLATFORM`.
     pub build_platform: Platform,
+    /// Whether steps name their platforms: where there are several.
+    pub platform_names: PlatformNames,
     /// `--label`, set on the image after all of the Dockerfile's.
     pub labels: BTreeMap<String, String>,
     /// `--no-cache` and `--no-cache-filter`.
@@ -42,6 +46,7 @@ impl Default for PlanOptions {
             build_args: BTreeMap::new(),
             platform: None,
             build_platform: Platform::host(),
+            platform_names: PlatformNames::Hidden,
             labels: BTreeMap::new(),
             no_cache: NoCache::Never,
             epoch: None,

@@ -91,7 +91,7 @@ impl From<Preimage> for Keyed {
     }
 }
 
-/// The keys of all vertices that a target is made of.
+/// The keys of all vertices that the targets are made of.
 pub(super) struct Keys {
     keyed: BTreeMap<VertexId, Keyed>,
     /// Vertices that run in any case, and those that are made of such: their definition says nothing of their content.
@@ -101,12 +101,12 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Computes the keys of `target` and all it is made of. Contexts are walked here, in parallel.
+    /// Computes the keys of `targets` and all they are made of. Contexts are walked here, in parallel.
     ///
     /// # Errors
     /// A source that is not in its context, as the failure of the step that names it.
-    pub fn compute(graph: &Graph, target: VertexId, services: Services<'_>) -> Result<Self, SolveError> {
-        let reachable = reachable(graph, target);
+    pub fn compute(graph: &Graph, targets: &[VertexId], services: Services<'_>) -> Result<Self, SolveError> {
+        let reachable = reachable(graph, targets);
         let begun = Instant::now();
         let selections = select_from_contexts(graph, &reachable, services)?;
         let walked = begun.elapsed();
@@ -176,7 +176,7 @@ impl Keys {
         (!self.unsettled.contains(&id)).then_some(keyed.key)
     }
 
-    /// All vertices that the target is made of, inputs first.
+    /// All vertices that the targets are made of, inputs first.
     pub fn reachable(&self) -> impl Iterator<Item = VertexId> {
         let all: BTreeSet<VertexId> = self.keyed.keys().chain(self.contexts.keys()).copied().collect();
         all.into_iter()
@@ -193,10 +193,10 @@ impl Keys {
     }
 }
 
-/// `target` and all it is made of, inputs first.
-fn reachable(graph: &Graph, target: VertexId) -> Vec<VertexId> {
-    let mut found = BTreeSet::from([target]);
-    let mut pending = vec![target];
+/// `targets` and all they are made of, inputs first.
+fn reachable(graph: &Graph, targets: &[VertexId]) -> Vec<VertexId> {
+    let mut found: BTreeSet<VertexId> = targets.iter().copied().collect();
+    let mut pending = targets.to_vec();
     while let Some(id) = pending.pop() {
         pending.extend(graph[id].inputs.iter().filter(|input| found.insert(**input)));
     }

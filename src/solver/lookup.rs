@@ -29,16 +29,16 @@ pub(super) enum Decision {
     Context,
 }
 
-/// Decides for `target` and, behind each miss, for the inputs. Vertices that only lead to hits are left out.
+/// Decides for `targets` and, behind each miss, for the inputs. Vertices that only lead to hits are left out.
 pub(super) fn decide(
     graph: &Graph,
-    target: VertexId,
+    targets: &[VertexId],
     keys: &Keys,
     cache: &Cache,
     store: &Store,
 ) -> Result<BTreeMap<VertexId, Decision>, SolveError> {
     let mut decisions = BTreeMap::new();
-    let mut pending = vec![target];
+    let mut pending = targets.to_vec();
     while let Some(id) = pending.pop() {
         if decisions.contains_key(&id) {
             continue;

@@ -66,12 +66,19 @@ pub struct SolveOptions {
 /// What a solve gave.
 #[derive(Clone, Debug)]
 pub struct Solved {
-    /// The target's file system; `None` for an empty one.
-    pub snapshot: Option<SnapshotId>,
-    /// When the target was made, by this build or an earlier one, in seconds since 1970; `None` where no step made it.
-    pub created: Option<i64>,
+    /// What each target is, in their order.
+    pub results: Vec<Solution>,
     /// What became of each step that is shown, in the order of the graph.
     pub steps: Vec<StepReport>,
+}
+
+/// What a target turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Solution {
+    /// Its file system; `None` for an empty one.
+    pub snapshot: Option<SnapshotId>,
+    /// When it was made, by this build or an earlier one, in seconds since 1970; `None` where no step made it.
+    pub created: Option<i64>,
 }
 
 /// What became of a step.
@@ -87,27 +94,30 @@ pub struct StepReport {
     pub duration: Duration,
 }
 
-/// Computes `target`.
+/// Computes `targets`, all at once: what several of them are made of is computed once.
 ///
 /// # Errors
 /// The first step that failed, with its place; [`SolveError::Cancelled`] when the token was set from outside.
 pub fn solve(
     graph: &Graph,
-    target: VertexId,
+    targets: &[VertexId],
     services: Services<'_>,
     options: SolveOptions,
 ) -> Result<Solved, SolveError> {
-    let keys = Keys::compute(graph, target, services)?;
-    let decisions = lookup::decide(graph, target, &keys, services.cache, services.store)?;
+    let keys = Keys::compute(graph, targets, services)?;
+    let decisions = lookup::decide(graph, targets, &keys, services.cache, services.store)?;
     let known = report_known(graph, &keys, &decisions, services.progress);
-    let mut run = schedule::run(graph, target, &keys, &decisions, services, options)?;
-    let Made { snapshot, created } = run.results.remove(&target).unwrap_or_default();
+    let mut run = schedule::run(graph, targets, &keys, &decisions, services, options)?;
+    let result = |target| {
+        let Made { snapshot, created } = run.results.get(target).copied().unwrap_or_default();
+        Solution { snapshot, created }
+    };
+    let results = targets.iter().map(result).collect();
     let mut steps = known;
     steps.append(&mut run.reports);
     steps.sort_by_key(|(id, _)| *id);
     Ok(Solved {
-        snapshot,
-        created,
+        results,
         steps: steps.into_iter().map(|(_, report)| report).collect(),
     })
 }

@@ -1,6 +1,6 @@
 //! Runs what must run: each vertex as soon as its inputs are there, on a bounded number of threads.
 //!
-//! Layers on the way to the target are digested in between, when a thread is free: exporting then has nothing to hash.
+//! Layers on the way to the targets are digested in between, when a thread is free: exporting then has nothing to hash.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ pub(super) struct Run {
 /// Runs all vertices that are to run.
 pub(super) fn run(
     graph: &Graph,
-    target: VertexId,
+    targets: &[VertexId],
     keys: &Keys,
     decisions: &BTreeMap<VertexId, Decision>,
     services: Services<'_>,
@@ -38,7 +38,7 @@ pub(super) fn run(
         keys,
         services,
         options,
-        layers: layers_of(graph, target),
+        layers: layers_of(graph, targets),
         state: Mutex::new(State::new(graph, decisions)),
         changed: Condvar::new(),
     };
@@ -62,18 +62,22 @@ pub(super) fn run(
     }
 }
 
-/// The vertices whose results are layers of the target: it, what it changes, and so on.
-fn layers_of(graph: &Graph, target: VertexId) -> BTreeSet<VertexId> {
+/// The vertices whose results are layers of a target: it, what it changes, and so on.
+fn layers_of(graph: &Graph, targets: &[VertexId]) -> BTreeSet<VertexId> {
     let mut layers = BTreeSet::new();
-    let mut next = Some(target);
-    while let Some(id) = next {
-        let base = match &graph[id].op {
-            Op::Source(_) => break,
-            Op::Exec(exec) => exec.base,
-            Op::File(file) => file.base,
-        };
-        layers.insert(id);
-        next = base.map(|index| graph[id].inputs[index]);
+    for target in targets {
+        let mut next = Some(*target);
+        while let Some(id) = next {
+            let base = match &graph[id].op {
+                Op::Source(_) => break,
+                Op::Exec(exec) => exec.base,
+                Op::File(file) => file.base,
+            };
+            if !layers.insert(id) {
+                break;
+            }
+            next = base.map(|index| graph[id].inputs[index]);
+        }
     }
     layers
 }

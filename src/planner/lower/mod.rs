@@ -18,6 +18,7 @@ use super::expand::{self, Expanded};
 use super::globals::Globals;
 use super::history::{self, Layer};
 use super::options::PlanOptions;
+use super::platforms::PlatformNames;
 use super::report::Report;
 use super::stages::{MOST_CANDIDATES, Origin, StageTable};
 use super::steps::{Needed, Step};
@@ -96,6 +97,13 @@ impl<'p, 'a> Lowering<'p, 'a> {
         let name = entry.stage.name.as_ref().map_or("", |name| name.value.as_str());
         let shown = if self.stages.len() == 1 { "" } else { &entry.shown };
         let mut numbering = state::Numbering::new(shown, steps);
+        let names = self.options.platform_names;
+        let show = |numbering: &mut state::Numbering, platform: &Platform| {
+            if names == PlatformNames::Shown {
+                numbering.show_platform(platform);
+            }
+        };
+        show(&mut numbering, &platform);
         let mut state = match entry.origin.clone() {
             None => return Ok(None),
             Some(Origin::Stage(base)) => match &self.states[base] {
@@ -120,7 +128,16 @@ impl<'p, 'a> Lowering<'p, 'a> {
                     return Ok(None);
                 };
                 checks::base_platform(entry.stage, &platform, &base.config.platform, self.report);
-                let mut state = StageState::of_config(base.config, platform.clone())?;
+                let own = base.config.platform.clone().bare().normalized();
+                let is_asked_for = entry.platform.is_some() || self.options.platform.is_some();
+                // An image for one platform decides what runs, unless somebody has decided.
+                let runs_on =
+                    match is_asked_for || (&own.os, &own.architecture) == (&platform.os, &platform.architecture) {
+                        true => platform.clone(),
+                        false => own,
+                    };
+                show(&mut numbering, &runs_on);
+                let mut state = StageState::of_config(base.config, runs_on)?;
                 if base.source.chain.is_some() {
                     numbering.count_base();
                     let label = numbering.label(&format!("FROM {}", base.source.reference), None);
@@ -129,6 +146,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
                 state
             }
         };
+        show(&mut numbering, &state.platform);
         state.numbering = numbering;
         state.ignore_cache = self.options.no_cache.covers(name);
         self.needed.budget.bytes(state.size())?;

@@ -6,8 +6,8 @@ use crate::parser::InstructionKind;
 
 use super::super::environment::{Environment, Ordered};
 use super::super::error::Problem;
-use super::super::path;
 use super::super::steps::Step;
+use super::super::{path, platforms};
 
 /// The PATH of images that have none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -115,7 +115,7 @@ impl StageState {
     /// How a step of the stage is shown.
     pub(super) fn label(&mut self, step: &Step<'_>, text: &str) -> Label {
         Label {
-            name: self.numbering.label(text, Some(step)).into(),
+            name: self.numbering.label(text, Some((step, &self.scope))).into(),
             lines: Some(step.lines()),
             ignore_cache: self.ignore_cache,
         }
@@ -126,6 +126,8 @@ impl StageState {
 /// change files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Numbering {
+    /// What its steps run on, where that is shown.
+    platform: Option<Platform>,
     stage: String,
     next: usize,
     total: usize,
@@ -144,10 +146,16 @@ impl Numbering {
             )
         };
         Self {
+            platform: None,
             stage: stage.to_owned(),
             next: 1,
             total: steps.iter().filter(counts).count(),
         }
+    }
+
+    /// The steps are shown with the platform that they run on.
+    pub(super) fn show_platform(&mut self, platform: &Platform) {
+        self.platform = Some(platform.clone());
     }
 
     /// The base is a step as well.
@@ -155,20 +163,26 @@ impl Numbering {
         self.total += 1;
     }
 
-    /// The next step's name.
-    pub(super) fn label(&mut self, text: &str, step: Option<&Step<'_>>) -> String {
+    /// The next step's name. A step of an instruction comes with its variables.
+    pub(super) fn label(&mut self, text: &str, step: Option<(&Step<'_>, &Environment)>) -> String {
+        let platform = self.platform.as_ref().map_or_else(String::new, |platform| {
+            format!("{} ", platforms::shown(platform, step.map(|(_, scope)| scope)))
+        });
         let stage = if self.stage.is_empty() {
             String::new()
         } else {
             format!("{} ", self.stage)
         };
         let width = self.total.to_string().len();
-        let trigger = if step.is_some_and(|step| step.trigger.is_some()) {
+        let trigger = if step.is_some_and(|(step, _)| step.trigger.is_some()) {
             "ONBUILD "
         } else {
             ""
         };
-        let label = format!("[{stage}{:>width$}/{}] {trigger}{text}", self.next, self.total);
+        let label = format!(
+            "[{platform}{stage}{:>width$}/{}] {trigger}{text}",
+            self.next, self.total
+        );
         self.next += 1;
         label
     }
