@@ -26,6 +26,7 @@ pub mod snapshot;
 pub mod executor;
 pub mod export;
 pub mod pull;
+pub mod source;
 
 // Floor 4: running a graph; running a container.
 pub mod run;

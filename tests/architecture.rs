@@ -21,7 +21,7 @@ const FLOORS: [&[&str]; 7] = [
     &["oci", "parser", "progress", "cancel"],
     &["graph", "store", "context", "registry"],
     &["snapshot", "planner", "cache", "push"],
-    &["executor", "export", "pull"],
+    &["executor", "export", "pull", "source"],
     &["solver", "run"],
     &["pipeline"],
     &["cli"],
@@ -47,7 +47,11 @@ const ONLY_FOR: &[(&str, &[&str], &str)] = &[
         &["executor", "solver", "pipeline", "cli"],
         "what a build reads enters through its operations",
     ),
-    ("registry", &["push", "pull", "cli"], "the network is for transfers"),
+    (
+        "registry",
+        &["push", "pull", "source", "cli"],
+        "the network is for transfers",
+    ),
     (
         "cache",
         &["solver", "pipeline", "cli"],

@@ -173,6 +173,7 @@ fn render(plan: &BuildPlan) -> String {
         match &vertex.op {
             Op::Source(Source::Image(image)) => lines.push(format!("     image {}", image.reference)),
             Op::Source(Source::Local(local)) => lines.push(format!("     context {}", local.name)),
+            Op::Source(remote) => lines.push(format!("     {remote:?}")),
             Op::Exec(exec) => {
                 lines.push(format!(
                     "     exec {:?} in {} as {:?}",

@@ -13,6 +13,7 @@ use crate::export::ExportError;
 use crate::pull::PullError;
 use crate::push::PushError;
 use crate::snapshot::SnapshotError;
+use crate::source::SourceError;
 use crate::store::StoreError;
 
 /// Whose fault it is, which is what the exit code says.
@@ -208,6 +209,14 @@ pub(super) fn fault_of_pull(error: &PullError) -> Fault {
     }
 }
 
+/// What is asked for and not there is the build's fault; a network or a store that fails the environment's.
+pub(super) fn fault_of_source(error: &SourceError) -> Fault {
+    match error.is_about_request() {
+        true => Fault::Build,
+        false => Fault::Environment,
+    }
+}
+
 /// A step's fault is the build's, unless store, kernel or registry failed under it.
 pub(super) fn fault_of_step(error: &crate::solver::StepError) -> Fault {
     use crate::solver::StepError;
@@ -218,6 +227,7 @@ pub(super) fn fault_of_step(error: &crate::solver::StepError) -> Fault {
         StepError::Selection(SelectionError::Changed { .. }) => Fault::Environment,
         StepError::Selection(_) => Fault::Build,
         StepError::Pull(error) => fault_of_pull(error),
+        StepError::Source(error) => fault_of_source(error),
         StepError::Snapshot(_) | StepError::Store(_) => Fault::Environment,
         StepError::Cancelled => Fault::Build,
     }

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use super::diagnostic::{Remark, SourceFile, draw, span_of_lines};
-use super::failure::{Failure, Fault, fault_of_pull, fault_of_step, with_causes};
+use super::failure::{Failure, Fault, fault_of_pull, fault_of_source, fault_of_step, with_causes};
 use super::progress::printable;
 use crate::executor::ExecError;
 use crate::parser::{Diagnostic, Severity, line_of};
@@ -11,6 +11,7 @@ use crate::pipeline::BuildError;
 use crate::planner::{PlanError, PlanErrors, Problem, Warning};
 use crate::pull::PullError;
 use crate::solver::{SolveError, StepError};
+use crate::source::SourceError;
 
 /// What a failed build says.
 pub(super) fn build_failure(source: &SourceFile<'_>, error: BuildError) -> Failure {
@@ -64,6 +65,9 @@ fn plan_failure(source: &SourceFile<'_>, errors: &PlanErrors) -> Failure {
 fn fault_of_problem(problem: &Problem) -> Fault {
     match problem {
         Problem::BaseImage { source, .. } => source.downcast_ref::<PullError>().map_or(Fault::Build, fault_of_pull),
+        Problem::Remote { source } => source
+            .downcast_ref::<SourceError>()
+            .map_or(Fault::Build, fault_of_source),
         _ => Fault::Build,
     }
 }
@@ -72,6 +76,9 @@ fn plan_error(source: &SourceFile<'_>, error: &PlanError) -> String {
     let hint = error.hint().or_else(|| match &error.problem {
         Problem::BaseImage { source, .. } => source
             .downcast_ref::<PullError>()
+            .and_then(|error| error.hint().map(Into::into)),
+        Problem::Remote { source } => source
+            .downcast_ref::<SourceError>()
             .and_then(|error| error.hint().map(Into::into)),
         _ => None,
     });
@@ -102,13 +109,17 @@ fn step_failure(source: &SourceFile<'_>, name: &str, lines: Option<(usize, usize
         let lines: Vec<String> = tail.iter().map(|line| printable(line, false)).collect();
         notes.push(format!("its last output:\n{}", lines.join("\n")));
     }
+    let hint = match error {
+        StepError::Source(error) => error.hint(),
+        _ => None,
+    };
     let remark = Remark {
         severity: Severity::Error,
         title: format!("{}: {title}", printable(name.as_bytes(), false)),
         span: lines.map(|lines| span_of_lines(source.text, lines)),
         label: None,
         notes,
-        hint: None,
+        hint,
     };
     Failure::rendered(fault_of_step(error), draw(source, &remark))
 }

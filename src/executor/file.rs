@@ -3,7 +3,6 @@
 //! Owns where copies land and what they look like (reference of the Dockerfile language, "COPY"); what is copied is the
 //! context's matter. All writing goes through directories that are open, and below the root of the snapshot.
 
-mod archive;
 mod destination;
 mod mode;
 mod node;
@@ -15,7 +14,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use self::archive::{decoder, detect};
 use self::destination::{Destination, KeptTimes, Made, UpperDirectory};
 use self::mode::mode_of_made_directories;
 use self::node::{NewFile, Node, Place, Rules};
@@ -25,6 +23,7 @@ use crate::context::{
     SelectionError,
 };
 use crate::graph::{CopyAction, FileAction, FileOp, Unpack};
+use crate::snapshot::compressed::{decoder, detect};
 use crate::snapshot::identity::{IdentityError, lookup_owner};
 use crate::snapshot::{
     ActiveSnapshot, ContainerPath, IdMode, Limits, NulInPath, Owner, Rootfs, RootfsError, SnapshotError, Snapshotter,

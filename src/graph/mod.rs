@@ -4,8 +4,10 @@
 //! writes it, the solver walks it, the executor runs one [`Op`]; the three meet only here.
 
 mod op;
+mod source;
 
 pub use op::*;
+pub use source::*;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{ArchiveSource, GitSource, HttpSource};
 use crate::oci::{ChainId, Digest, Platform, Reference};
 
 /// What a vertex computes: a file system.
@@ -45,16 +46,18 @@ impl Op {
 
 /// Where a file system comes from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a graph has few sources, and most of them are images"
-)]
 pub enum Source {
     /// An image. Its identity is its layers, however they are compressed and wherever they lie.
     Image(ImageSource),
     /// A build context: a directory of the user's, by name; `context` is the main one. It enters keys by the content
     /// of what an operation selects from it, never by its name.
     Local(LocalSource),
+    /// A file behind a URL.
+    Http(HttpSource),
+    /// A commit of a git repository.
+    Git(GitSource),
+    /// What an archive holds.
+    Archive(ArchiveSource),
 }
 
 /// An image that a plan was made for.

@@ -1,14 +1,17 @@
 //! Finds base images for the planner: in the local store, in registries.
 
-use crate::graph::ImageSource;
+use super::sources;
+use crate::graph::{ImageSource, Remote, Source};
 use crate::oci::ChainId;
 use crate::planner::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
 use crate::pull::{PullPolicy, Puller};
+use crate::source::Fetcher;
 
 /// Finds base images in the local store and in registries, all at the same time.
 pub(super) struct Bases<'a> {
     pub(super) puller: &'a Puller,
     pub(super) pull: PullPolicy,
+    pub(super) fetcher: &'a Fetcher<'a>,
 }
 
 impl Bases<'_> {
@@ -37,5 +40,9 @@ impl ImageResolver for Bases<'_> {
                 .map(|lookup| lookup.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect()
         })
+    }
+
+    fn resolve_sources(&self, requests: &[Remote]) -> Vec<Result<Source, ResolveError>> {
+        sources::find(self.fetcher, requests)
     }
 }

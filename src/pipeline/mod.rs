@@ -1,9 +1,11 @@
 //! One build, from the bytes of a Dockerfile to an image in the store.
 //!
-//! Tells the whole story, one call for each part of it; `contexts` opens what is copied from, `bases` finds base images.
+//! Tells the whole story, one call for each part of it; `contexts` opens what is copied from, `bases` finds base images,
+//! `sources` whatever else is named and lies elsewhere.
 
 mod bases;
 mod contexts;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -23,6 +25,7 @@ use crate::progress::Progress;
 use crate::pull::{PullPolicy, Puller};
 use crate::snapshot::Snapshotter;
 use crate::solver::{self, Services, SolveError, SolveOptions, Solved, StepReport};
+use crate::source::Fetcher;
 use crate::store::{SnapshotId, Store, StoreError};
 
 /// What to build.
@@ -115,9 +118,19 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
     let _in_use = store.in_use()?;
     let dockerfile = parser::parse(&request.dockerfile).map_err(BuildError::Parse)?;
     let contexts = contexts::open(request, store)?;
+    let secret = sources::secrets(secrets);
+    let fetcher = Fetcher {
+        client: puller.client(),
+        store,
+        snapshotter,
+        secrets: &secret,
+        progress,
+        cancel,
+    };
     let bases = bases::Bases {
         puller,
         pull: request.pull,
+        fetcher: &fetcher,
     };
     let plan = planner::plan(&dockerfile, &request.plan, &bases)?;
     let cache = Cache::new(store.clone());
@@ -126,6 +139,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         cache: &cache,
         snapshotter,
         puller,
+        fetcher: &fetcher,
         contexts: &contexts,
         secrets,
         progress,

@@ -8,7 +8,7 @@ const MOST_BYTES: usize = 64 << 20;
 const MOST_TRIGGERS: usize = 1_000;
 
 /// What is left.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Budget {
     vertices: usize,
     bytes: usize,

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use crate::oci::{PlatformError, Reference, ReferenceError};
+use crate::oci::{DigestError, PlatformError, Reference, ReferenceError};
 use crate::parser::{CheckError, Diagnostic, ExpandError, MountError, Span};
 
+use super::address::AddressError;
 use super::images::ResolveError;
 
 /// All that is wrong; at least one thing.
@@ -190,6 +191,31 @@ pub enum Problem {
         /// The source.
         source_text: String,
     },
+    /// A URL or repository that cannot be had.
+    #[error("cannot fetch it")]
+    Remote {
+        /// Why.
+        #[source]
+        source: ResolveError,
+    },
+    /// An address of a repository that is malformed.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// `--keep-git-dir`, or `--checksum`, against what the address says.
+    #[error("{flag} is not what the address says")]
+    Contradiction {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// `--checksum` of a URL.
+    #[error("`{text}` is not a checksum")]
+    ChecksumForm {
+        /// The text.
+        text: String,
+        /// What is wrong.
+        #[source]
+        source: DigestError,
+    },
     /// `--checksum` for what is neither a URL nor a repository, or for several sources.
     #[error("--checksum is for one URL or git repository")]
     Checksum,
@@ -307,6 +333,7 @@ impl Problem {
             Problem::Trigger { source, .. } => source.hint.clone(),
             Problem::RemoteCopy { .. } => Some("use ADD".into()),
             Problem::DestinationNotDirectory { destination, .. } => Some(format!("write `{destination}/`")),
+            Problem::ChecksumForm { .. } => Some("write sha256: and 64 hexadecimal digits".into()),
             Problem::Mode { .. } => Some("give an octal number from 0 to 07777, or clauses such as u=rwX,go=rX".into()),
             Problem::NotAllowed { allow, .. } => Some(format!("allow it with {allow}")),
             _ => None,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::graph::ImageSource;
+use crate::graph::{ImageSource, Remote, Source};
 use crate::oci::{ImageConfig, Platform, Reference};
 use crate::parser::Span;
 
@@ -32,15 +32,21 @@ pub struct ResolvedBase {
 /// Why an image was not found.
 pub type ResolveError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Finds images: in the local store, in registries.
+/// Finds what comes from outside: images in the local store and in registries, files and repositories.
 pub trait ImageResolver {
     /// One answer for each request, in order. Called once with all that the stages name, and again only where ONBUILD
     /// triggers of these images name more.
     fn resolve(&self, requests: &[ImageRequest]) -> Vec<Result<ResolvedBase, ResolveError>>;
+
+    /// What URLs and repositories stand for: one answer for each request, in order. Called once, where there are any.
+    fn resolve_sources(&self, requests: &[Remote]) -> Vec<Result<Source, ResolveError>> {
+        let nobody = |_| Err("this resolver finds images alone".into());
+        requests.iter().map(nobody).collect()
+    }
 }
 
 /// The images of a plan.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Images {
     found: HashMap<(Reference, Platform), ResolvedBase>,
     known: HashSet<(Reference, Platform)>,

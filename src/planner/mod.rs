@@ -7,6 +7,7 @@
 //!
 //! Behaviour, history texts and step names are those of BuildKit's Dockerfile frontend, so that images compare equal.
 
+mod address;
 mod budget;
 mod checks;
 mod environment;
@@ -23,9 +24,11 @@ mod platforms;
 mod ports;
 mod report;
 mod signal;
+mod sources;
 mod stages;
 mod steps;
 
+pub use address::{AddressError, BareForm, file_address, git_address, is_url};
 pub use error::{PlanError, PlanErrors, Problem};
 pub use images::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
 pub use options::{Confinement, NamedContext, NoCache, PlanOptions};
@@ -38,6 +41,7 @@ use crate::parser::Dockerfile;
 
 use lower::Lowering;
 use report::Report;
+use sources::Sources;
 use stages::StageTable;
 
 /// What a build has to do.
@@ -77,7 +81,14 @@ pub fn plan(
         Err(error) => return Err(report.fail(error)),
     };
     let needed = steps::collect(&mut stages, target, resolver, &mut report);
-    let (state, graph) = Lowering::new(options, &globals, &stages, needed, &mut report).lower(target);
+    let mut sources = Sources::default();
+    if needed.may_be_remote() {
+        let mut rehearsal = Report::new(dockerfile, options);
+        let gathering = Lowering::new(options, &globals, &stages, needed.clone(), sources, &mut rehearsal);
+        sources = gathering.gather(target);
+        sources.resolve(resolver);
+    }
+    let (state, graph) = Lowering::new(options, &globals, &stages, needed, sources, &mut report).lower(target);
     checks::unused_build_args(dockerfile, options, &globals, &mut report);
     let (state, warnings) = report.finish(state)?;
     let result = state.file_system;

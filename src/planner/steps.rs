@@ -3,7 +3,9 @@
 
 use std::borrow::Cow;
 
-use crate::parser::{Diagnostic, Instruction, InstructionKind, Run, Span, Transfer, Word, mount_from, parse_onbuild};
+use crate::parser::{
+    Diagnostic, Instruction, InstructionKind, Run, Span, Transfer, TransferSource, Word, mount_from, parse_onbuild,
+};
 
 use super::budget::Budget;
 use super::error::{At, PlanError, Problem};
@@ -55,7 +57,7 @@ impl Step<'_> {
 }
 
 /// The stages to build.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Needed<'a> {
     /// The steps of each stage, by its index; `None` for those that are not needed.
     pub(super) stages: Vec<Option<Vec<Step<'a>>>>,
@@ -63,6 +65,21 @@ pub(super) struct Needed<'a> {
     pub(super) images: Images,
     /// What is left of it.
     pub(super) budget: Budget,
+}
+
+impl Needed<'_> {
+    /// Whether an ADD may be of something that lies elsewhere, as far as that shows before variables have values.
+    pub(super) fn may_be_remote(&self) -> bool {
+        let remote = |source: &TransferSource| match source {
+            TransferSource::Path(word) => word.raw.contains(['$', '@']) || word.raw.contains("://"),
+            TransferSource::Heredoc(_) => false,
+        };
+        let steps = self.stages.iter().flatten().flatten();
+        steps.into_iter().any(|step| match &step.instruction.kind {
+            InstructionKind::Add(transfer) => transfer.sources.iter().any(remote),
+            _ => false,
+        })
+    }
 }
 
 /// Finds all that `target` needs, and resolves all images.

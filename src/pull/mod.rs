@@ -94,6 +94,11 @@ impl Puller {
         }
     }
 
+    /// The client that it asks with.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn found(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, ResolvedImage>> {
         self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

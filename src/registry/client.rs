@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::download::{BlobReader, Source};
+use super::file::{FileAnswer, FileRequest, RemoteFile};
 use super::session::Session;
 use super::upload::{Open, Upload, Uploaded};
 use super::{Credentials, Patience, RegistryConfig, RegistryError};
@@ -127,6 +128,17 @@ impl Client {
         let bytes = Bytes::copy_from_slice(bytes);
         self.network()?
             .wait(self.session.put_manifest(&endpoint, reference, media_type, bytes))
+    }
+
+    /// Opens a file behind a URL that is no registry's, or learns that it is still the one that is known.
+    ///
+    /// # Errors
+    /// When the server does not give it. What goes wrong later comes out of the reader.
+    pub fn file(&self, request: &FileRequest) -> Result<FileAnswer, RegistryError> {
+        let file = RemoteFile::new(self.session.clone(), request)?;
+        let network = self.network()?;
+        let response = network.wait(file.open(&request.conditions))?;
+        FileAnswer::new(network, file, response)
     }
 
     fn network(&self) -> Result<Arc<Network>, RegistryError> {

@@ -253,7 +253,7 @@ impl Source {
 }
 
 /// Refuses a part that does not begin where it was asked to.
-fn check_range(response: &Response, offset: u64) -> Result<(), RegistryError> {
+pub(super) fn check_range(response: &Response, offset: u64) -> Result<(), RegistryError> {
     let start = |headers: &HeaderMap| {
         let range = header(headers, CONTENT_RANGE.as_str())?.strip_prefix("bytes ")?;
         range.split_once('-')?.0.trim().parse::<u64>().ok()

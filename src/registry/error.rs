@@ -114,6 +114,26 @@ pub enum RegistryError {
         /// What there is; at least, where more came than was expected.
         actual: u64,
     },
+    /// A file that is longer than anybody wants it.
+    #[error("{url} has more than {limit} bytes")]
+    TooLarge {
+        /// Where it is.
+        url: ShownUrl,
+        /// How many are taken.
+        limit: u64,
+    },
+    /// A file that is another one since its first bytes were received.
+    #[error("{url} changed while it was downloaded")]
+    Changed {
+        /// Where it is.
+        url: ShownUrl,
+    },
+    /// A text that is no URL of a file.
+    #[error("`{url}` is not an http:// or https:// URL")]
+    Address {
+        /// The text, without its secrets.
+        url: String,
+    },
     /// A redirect that is not followed.
     #[error("{url} redirects to {target}, which {problem}")]
     Redirect {
@@ -282,6 +302,19 @@ impl fmt::Display for Listed<'_> {
 /// A URL without what may be secret: user, password, query and fragment.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ShownUrl(String);
+
+impl ShownUrl {
+    /// A text that should be a URL, without what may be secret in it.
+    pub fn of_text(text: &str) -> Self {
+        match Url::parse(text) {
+            Ok(url) => (&url).into(),
+            Err(_) => {
+                let plain = text.split(['?', '#']).next().unwrap_or_default();
+                Self(plain.rsplit('@').next().unwrap_or_default().chars().take(200).collect())
+            }
+        }
+    }
+}
 
 impl From<&Url> for ShownUrl {
     fn from(url: &Url) -> Self {

@@ -1,4 +1,4 @@
-//! The client of the OCI distribution specification: images in and out of registries.
+//! The client of the OCI distribution specification: images in and out of registries; and single files behind any URL.
 //!
 //! Owns connections, mirrors, authentication, retries and the verification of everything that arrives. Blocking on the
 //! outside; the only module that is asynchronous inside. Knows nothing of the store or of how an image is made, and
@@ -12,6 +12,7 @@ mod config;
 mod credentials;
 mod download;
 mod error;
+mod file;
 mod manifest;
 mod retry;
 mod session;
@@ -23,5 +24,6 @@ pub use config::{HostConfig, Mirror, MirrorError, RegistryConfig};
 pub use credentials::{Credential, CredentialError, Credentials, Secret};
 pub use download::BlobReader;
 pub use error::{Answer, Presented, RegistryError, ShownUrl};
+pub use file::{Conditions, FileAnswer, FileReader, FileRequest};
 pub use retry::Patience;
 pub use upload::{Open, Uploaded};

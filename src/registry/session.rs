@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, Response};
 use url::Url;
 
@@ -26,6 +26,15 @@ pub(super) struct Session {
     pub patience: Patience,
 }
 
+/// Who a request goes to.
+#[derive(Clone, Copy)]
+enum Manner<'a> {
+    /// A registry, which may ask who we are.
+    Registry(&'a Endpoint, &'a Scopes),
+    /// Any server, with this `Authorization`.
+    Plain(Option<&'a HeaderValue>),
+}
+
 /// An answer, and whether its request carried credentials.
 pub(super) struct Reply {
     pub response: Response,
@@ -46,9 +55,22 @@ impl Session {
 
     /// Sends `call`, answers a challenge once, and repeats what may pass. Any status comes back as a reply.
     pub async fn send(&self, endpoint: &Endpoint, scopes: &Scopes, call: &Call) -> Result<Reply, RegistryError> {
+        self.repeat(call, Manner::Registry(endpoint, scopes)).await
+    }
+
+    /// Sends `call` to a server that is no registry, with `authorization` for the call's own origin, and repeats what
+    /// may pass. Any status comes back as a reply.
+    pub async fn send_plain(&self, call: &Call, authorization: Option<&HeaderValue>) -> Result<Reply, RegistryError> {
+        self.repeat(call, Manner::Plain(authorization)).await
+    }
+
+    async fn repeat(&self, call: &Call, manner: Manner<'_>) -> Result<Reply, RegistryError> {
         let mut attempts = Attempts::new(self.patience);
         loop {
-            let outcome = self.send_once(endpoint, scopes, call).await;
+            let outcome = match manner {
+                Manner::Registry(endpoint, scopes) => self.send_once(endpoint, scopes, call).await,
+                Manner::Plain(authorization) => self.send_plain_once(call, authorization).await,
+            };
             let pause = match &outcome {
                 Ok(reply) if may_pass(&reply.response) => {
                     attempts.pause(retry_after(reply.response.headers(), SystemTime::now()))
@@ -61,6 +83,17 @@ impl Session {
                 None => return outcome,
             }
         }
+    }
+
+    async fn send_plain_once(&self, call: &Call, authorization: Option<&HeaderValue>) -> Result<Reply, RegistryError> {
+        Ok(Reply {
+            response: self.transport.send(call, authorization, None).await?,
+            credentials: match authorization {
+                Some(_) => Presented::Credentials,
+                None => Presented::Nothing,
+            },
+            method: call.method.clone(),
+        })
     }
 
     async fn send_once(&self, endpoint: &Endpoint, scopes: &Scopes, call: &Call) -> Result<Reply, RegistryError> {

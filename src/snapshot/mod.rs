@@ -7,6 +7,7 @@
 
 mod apply;
 mod archive;
+pub mod compressed;
 mod deferred;
 mod diff;
 mod error;

@@ -6,6 +6,7 @@ use crate::context::SelectionError;
 use crate::executor::{ExecError, FileError};
 use crate::pull::PullError;
 use crate::snapshot::SnapshotError;
+use crate::source::SourceError;
 use crate::store::StoreError;
 
 /// Why a solve ended without a result.
@@ -42,6 +43,9 @@ pub enum StepError {
     /// A base image.
     #[error(transparent)]
     Pull(#[from] PullError),
+    /// A file behind a URL, a repository, an archive.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// Finding what a step selects from its sources.
     #[error(transparent)]
     Selection(#[from] SelectionError),

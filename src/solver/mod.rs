@@ -28,6 +28,7 @@ use crate::graph::{Graph, VertexId};
 use crate::progress::{Event, Outcome, Progress, StepId};
 use crate::pull::Puller;
 use crate::snapshot::Snapshotter;
+use crate::source::Fetcher;
 use crate::store::{SnapshotId, Store};
 
 use keys::Keys;
@@ -44,6 +45,8 @@ pub struct Services<'a> {
     pub snapshotter: &'a Snapshotter,
     /// Fetches the layers of base images.
     pub puller: &'a Puller,
+    /// Fetches what else comes from outside.
+    pub fetcher: &'a Fetcher<'a>,
     /// The build contexts, by name.
     pub contexts: &'a BTreeMap<String, LocalContext>,
     /// The build's secrets.

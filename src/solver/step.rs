@@ -61,7 +61,9 @@ impl Step<'_> {
                 Ok(Finished { made, cached: false })
             }
             Op::Source(Source::Local(local)) => Err(StepError::UnknownContext(local.name.clone())),
-            Op::Exec(_) | Op::File(_) => self.run_once(),
+            Op::Source(Source::Http(_) | Source::Git(_) | Source::Archive(_)) | Op::Exec(_) | Op::File(_) => {
+                self.run_once()
+            }
         }
     }
 
@@ -136,7 +138,7 @@ impl Step<'_> {
                 snapshotter,
                 cancel,
             )?),
-            Op::Source(_) => unreachable!("sources are fetched, not executed"),
+            Op::Source(source) => Ok(self.services.fetcher.make(source)?),
         }
     }
 

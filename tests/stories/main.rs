@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod add_from_elsewhere;
 mod build_with_cache;
 mod build_with_stages;
 mod copy_files;

@@ -1,6 +1,7 @@
 //! What the stories share: a project directory with a store and a configuration of its own, and the real program.
 
 mod command;
+pub mod files;
 mod user;
 
 use std::fs;

@@ -4,11 +4,14 @@
 mod config;
 mod exec;
 mod mounts;
+mod remote;
 mod state;
 mod transfer;
 mod variables;
 
-use crate::graph::{CopyAction, FileAction, FileOp, Graph, Label, LocalSource, Op, Source, Unpack, VertexId};
+use crate::graph::{
+    CopyAction, FileAction, FileOp, Graph, Label, LocalSource, Op, Source, Unpack, VertexId, without_secrets,
+};
 use crate::oci::{Platform, Reference};
 use crate::parser::{Heredoc, InstructionKind, Rule, Word, nearest};
 
@@ -20,6 +23,7 @@ use super::history::{self, Layer};
 use super::options::PlanOptions;
 use super::platforms::PlatformNames;
 use super::report::Report;
+use super::sources::Sources;
 use super::stages::{MOST_CANDIDATES, Origin, StageTable};
 use super::steps::{Needed, Step};
 
@@ -37,6 +41,7 @@ pub(super) struct Lowering<'p, 'a> {
     globals: &'p Globals,
     stages: &'p StageTable<'a>,
     needed: Needed<'a>,
+    sources: Sources,
     graph: Graph,
     states: Vec<Option<StageState>>,
     report: &'p mut Report,
@@ -48,6 +53,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
         globals: &'p Globals,
         stages: &'p StageTable<'a>,
         needed: Needed<'a>,
+        sources: Sources,
         report: &'p mut Report,
     ) -> Self {
         let states = (0..stages.len()).map(|_| None).collect();
@@ -57,6 +63,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
             globals,
             stages,
             needed,
+            sources,
             graph,
             states,
             report,
@@ -72,6 +79,16 @@ impl<'p, 'a> Lowering<'p, 'a> {
             self.states[index] = self.stage(index, &steps);
         }
         (self.states[target].take(), self.graph)
+    }
+
+    /// Lowers all needed stages only to learn which sources they name.
+    pub(super) fn gather(mut self, target: usize) -> Sources {
+        for index in 0..=target {
+            if let Some(steps) = self.needed.stages[index].take() {
+                self.states[index] = self.stage(index, &steps);
+            }
+        }
+        self.sources
     }
 
     fn stage(&mut self, index: usize, steps: &[Step<'_>]) -> Option<StageState> {
@@ -342,7 +359,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
 fn shown(step: &Step<'_>) -> String {
     let text = &step.instruction.text;
     let (keyword, rest) = text.split_at(text.find(char::is_whitespace).unwrap_or(text.len()));
-    format!("{}{rest}", keyword.to_ascii_uppercase())
+    without_secrets(&format!("{}{rest}", keyword.to_ascii_uppercase()))
 }
 
 /// About how many bytes an operation takes.

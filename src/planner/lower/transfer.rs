@@ -1,12 +1,13 @@
 //! COPY and ADD.
 
-use crate::graph::{CopyAction, FileAction, FileOp, ModeChange, Op, Owner, Unpack, VertexId};
-use crate::parser::{Heredoc, Transfer, TransferSource, Word};
+use crate::graph::{CopyAction, FileAction, FileOp, ModeChange, Op, Owner, Unpack, VertexId, without_secrets};
+use crate::parser::{Heredoc, Transfer, TransferSource};
 
 use super::super::error::{At, PlanError, Problem};
 use super::super::history::Layer;
 use super::super::steps::Step;
 use super::super::{mode, path};
+use super::remote::{Place, copy_remote};
 use super::{Lowering, MAIN_CONTEXT, StageState, shown};
 
 /// The permission bits of a heredoc's file.
@@ -29,16 +30,16 @@ impl Verb {
 }
 
 /// What all sources of one instruction share.
-struct Settings {
-    destination: String,
-    owner: Option<Owner>,
-    mode: Option<ModeChange>,
+pub(super) struct Settings {
+    pub(super) destination: String,
+    pub(super) owner: Option<Owner>,
+    pub(super) mode: Option<ModeChange>,
 }
 
 /// The sources, variables replaced.
 #[derive(Default)]
 struct Sources {
-    paths: Vec<String>,
+    paths: Vec<Place>,
     /// The heredocs: names and contents.
     files: Vec<(String, String)>,
 }
@@ -77,12 +78,15 @@ impl Lowering<'_, '_> {
         let mut inputs: Vec<VertexId> = state.file_system.into_iter().collect();
         let base = state.file_system.map(|_| 0);
         let mut actions = Vec::new();
-        if !sources.paths.is_empty() {
-            let Some(input) = self.transfer_input(step) else {
+        for places in sources.paths.chunk_by(|one, next| one.is_local() && next.is_local()) {
+            let Some(input) = self.input_of(step, &places[0])? else {
                 return Ok(());
             };
             inputs.push(input);
-            actions.push(copy(transfer, verb, &settings, &sources.paths, inputs.len() - 1));
+            actions.push(match &places[0] {
+                Place::Local(_) => copy(transfer, verb, &settings, places, inputs.len() - 1),
+                Place::Remote { remote, .. } => copy_remote(transfer, &settings, remote, inputs.len() - 1),
+            });
         }
         actions.extend(sources.files.into_iter().map(|(name, content)| FileAction::MakeFile {
             name,
@@ -94,6 +98,14 @@ impl Lowering<'_, '_> {
         let label = state.label(step, &shown(step));
         self.add(state, step, Op::File(FileOp { base, actions }), inputs, label)?;
         self.record(state, step, text, Layer::One)
+    }
+
+    /// What one source is copied from; `None` where that is in error, which is reported already.
+    fn input_of(&mut self, step: &Step<'_>, place: &Place) -> Result<Option<VertexId>, PlanError> {
+        match place {
+            Place::Local(_) => Ok(self.transfer_input(step)),
+            Place::Remote { remote, span, .. } => self.remote(remote, Some(step.lines())).at(*span),
+        }
     }
 
     /// What is copied from; `None` where that is in error, which is reported already.
@@ -114,18 +126,18 @@ impl Lowering<'_, '_> {
         transfer: &Transfer,
         verb: Verb,
     ) -> Result<Sources, PlanError> {
+        let checksum = self.optional(state, step, transfer.checksum.as_ref())?;
         let mut sources = Sources::default();
         for source in &transfer.sources {
             match source {
                 TransferSource::Path(word) => {
                     let path = self.value(state, step, word)?;
-                    check_local(&path, word, verb)?;
-                    sources.paths.push(path);
+                    sources.paths.push(Place::of(path, word, transfer, verb, &checksum)?);
                 }
                 TransferSource::Heredoc(heredoc) => sources.files.push(self.inline(state, step, heredoc)?),
             }
         }
-        if transfer.checksum.is_some() {
+        if !checksum.is_empty() && !matches!(sources.paths.as_slice(), [Place::Remote { .. }]) {
             return Err(Problem::Checksum.at(step.span()));
         }
         Ok(sources)
@@ -146,14 +158,17 @@ fn from_is_given(step: &Step<'_>) -> bool {
     matches!(&step.instruction.kind, crate::parser::InstructionKind::Copy(transfer) if transfer.from.is_some())
 }
 
-fn copy(transfer: &Transfer, verb: Verb, settings: &Settings, paths: &[String], input: usize) -> FileAction {
+fn copy(transfer: &Transfer, verb: Verb, settings: &Settings, places: &[Place], input: usize) -> FileAction {
     let unpack = match (verb, transfer.unpack) {
         (Verb::Add, None | Some(true)) => Unpack::Archives,
         (Verb::Copy, _) | (Verb::Add, Some(false)) => Unpack::Never,
     };
     FileAction::Copy(CopyAction {
         input,
-        sources: paths.iter().map(|path| source(path, transfer.parents)).collect(),
+        sources: places
+            .iter()
+            .map(|place| source(place.text(), transfer.parents))
+            .collect(),
         destination: settings.destination.clone(),
         owner: settings.owner.clone(),
         mode: settings.mode.clone(),
@@ -173,47 +188,6 @@ fn source(text: &str, parents: bool) -> String {
         },
         _ => path::clean(text),
     }
-}
-
-/// COPY is for local files; ADD takes others as well.
-fn check_local(text: &str, word: &Word, verb: Verb) -> Result<(), PlanError> {
-    let kind = match (is_git(text), is_url(text)) {
-        (true, _) => "git repository",
-        (_, true) => "URL",
-        _ => return Ok(()),
-    };
-    let problem = match verb {
-        Verb::Copy => Problem::RemoteCopy {
-            kind,
-            source_text: text.to_owned(),
-        },
-        Verb::Add => Problem::Unsupported {
-            feature: format!("ADD of a {kind}"),
-        },
-    };
-    Err(problem.at(word.span))
-}
-
-fn is_url(text: &str) -> bool {
-    text.starts_with("http://") || text.starts_with("https://")
-}
-
-/// `git://…`, `ssh://…`, `user@host:path`, and `http(s)://….git`, each perhaps with `#ref` or `?query`.
-fn is_git(text: &str) -> bool {
-    let address = text.split(['#', '?']).next().unwrap_or_default();
-    let scp = || {
-        let (user, rest) = address.split_once('@')?;
-        let plain = !user.is_empty()
-            && user
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-        let (host, _) = rest.split_once(':')?;
-        Some(plain && !host.is_empty() && !host.contains('/'))
-    };
-    address.starts_with("git://")
-        || address.starts_with("ssh://")
-        || is_url(address) && address.trim_end_matches('/').ends_with(".git")
-        || !address.contains("://") && scp().unwrap_or(false)
 }
 
 /// `user[:group]`; `None` for an empty text.
@@ -252,7 +226,7 @@ fn history_text(
             words.push(format!("{flag}={value}"));
         }
     }
-    words.extend(sources.paths.iter().cloned());
+    words.extend(sources.paths.iter().map(|place| without_secrets(place.text())));
     words.extend(sources.files.iter().map(|(name, _)| format!("<<{name}")));
     words.extend([destination.to_owned(), "# buildkit".into()]);
     words.join(" ")
@@ -274,21 +248,6 @@ mod tests {
             ("/./b", true, "/./b"),
         ] {
             assert_eq!(source(given, parents), expected, "{given}");
-        }
-    }
-
-    #[test]
-    fn what_is_remote_is_known_by_its_form() {
-        for text in [
-            "git@host:me/app.git",
-            "https://host/me/app.git#main",
-            "ssh://git@host/app",
-            "git://host/x",
-        ] {
-            assert!(is_git(text), "{text}");
-        }
-        for text in ["https://host/app.tar", "a@b", "dir/git@x:y", "file.git", "a:b"] {
-            assert!(!is_git(text), "{text}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Archives that ADD unpacks: told by their content, decompressed in this process.
+//! Archives that are unpacked: told by their content, decompressed in this process.
 //!
 //! An archive is what begins with a tar header, once whatever compression its first bytes name is undone: gzip, bzip2, xz
 //! or zstd. Anything else is a file like any other; so is a zip.
@@ -12,11 +12,16 @@ const MOST_MEMORY_LOG2: u32 = 27;
 
 /// How an archive is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Compression {
+pub enum Compression {
+    /// It is not.
     None,
+    /// gzip.
     Gzip,
+    /// bzip2.
     Bzip2,
+    /// xz.
     Xz,
+    /// zstd.
     Zstd,
 }
 
@@ -35,7 +40,10 @@ impl Compression {
 }
 
 /// The compression of the archive in `file`, from its beginning; `None` where it is no archive.
-pub(super) fn detect(file: &mut File) -> io::Result<Option<Compression>> {
+///
+/// # Errors
+/// When `file` cannot be read.
+pub fn detect(file: &mut File) -> io::Result<Option<Compression>> {
     let head = read_block(&mut *file)?;
     file.seek(SeekFrom::Start(0))?;
     let compression = Compression::of(&head);
@@ -49,7 +57,10 @@ pub(super) fn detect(file: &mut File) -> io::Result<Option<Compression>> {
 }
 
 /// What `input` decompresses to.
-pub(super) fn decoder<'a>(input: impl Read + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
+///
+/// # Errors
+/// When there is no memory for it.
+pub fn decoder<'a>(input: impl Read + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
     let input = BufReader::with_capacity(128 * 1024, input);
     Ok(match compression {
         Compression::None => Box::new(input),
