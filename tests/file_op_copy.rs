@@ -285,8 +285,12 @@ fn modes_are_changed_as_asked() {
     };
     let view = copied(octal(0o4751));
     let modes = ["a", "a/b", "a/b/e", "a/b/e/f"].map(|path| view.mode(path));
-    assert_eq!(modes, [0o4751; 4], "also of the directories that had to be made");
-    let view = copied(Some(ModeChange::Symbolic("go=rX,u+s".to_owned())));
+    assert_eq!(
+        modes,
+        [0o751, 0o751, 0o4751, 0o4751],
+        "also of the directories that had to be made, but for setuid"
+    );
+    let view = copied(Some("go=rX,u+s".parse().unwrap()));
     assert_eq!(
         ["a", "a/b", "a/b/e", "a/b/e/f"].map(|path| view.mode(path)),
         [0o755, 0o755, 0o4755, 0o4644]

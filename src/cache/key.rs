@@ -9,7 +9,7 @@ use std::fmt;
 /// (`graph::Op`: field order and `serde(skip)` marks), or when an operation with an unchanged definition comes to
 /// another result. Records of other versions are never found; [`Store::collect`](crate::store::Store::collect) does
 /// not know them from others.
-pub const KEY_VERSION: u32 = 1;
+pub const KEY_VERSION: u32 = 2;
 
 /// The longest definition that a preimage is read back with, in bytes: a heredoc has at most a Dockerfile's length.
 const LONGEST_DEFINITION: usize = 64 << 20;
@@ -303,7 +303,7 @@ mod tests {
         ];
         assert_eq!(
             definition_key(b"definition", &inputs).to_string(),
-            "58f365f34bdb1604249d8c14acb9dd8fca8216847aaec229d2c511ed234d3812"
+            "59ff87c0992851e2af185d3921cd9a57a564d2112809da3f2339c9bf959d5369"
         );
     }
 }

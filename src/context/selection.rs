@@ -168,7 +168,9 @@ impl Selection {
     /// A source without a wildcard that names nothing, or nothing that the ignore file leaves; a malformed pattern; what
     /// the kernel refuses. A wildcard that matches nothing selects nothing.
     pub fn resolve(root: BorrowedFd<'_>, request: &Request<'_>) -> Result<Self, SelectionError> {
-        let exclude = IgnoreRules::from_patterns(request.exclude)
+        // Patterns are compared with paths below the source, none of which begins with `/`, as with BuildKit.
+        let exclude: Vec<&String> = request.exclude.iter().filter(|text| !text.starts_with('/')).collect();
+        let exclude = IgnoreRules::from_patterns(&exclude)
             .map_err(|(pattern, source)| SelectionError::Pattern { pattern, source })?;
         let resolver = Resolver {
             root,
@@ -277,7 +279,8 @@ impl Resolver<'_> {
         Ok(matched.map(|entry| join(prefix.as_bytes(), &entry.path)).collect())
     }
 
-    /// Selects one path; `None` where `--exclude` leaves out a file that is named itself.
+    /// Selects one path; `None` where nothing of it is left. `--exclude` is about what lies below a source: a file that
+    /// is a source itself, by name or by wildcard, is copied, as with BuildKit.
     fn select(
         &self,
         written: &str,
@@ -293,9 +296,6 @@ impl Resolver<'_> {
                 written: written.to_owned(),
                 near: Vec::new(),
             });
-        }
-        if !is_directory && self.exclude.excludes(&name) {
-            return Ok(None);
         }
         let ignored = self.ignore.excluding_rule(&found.path);
         let mut entries = Vec::new();

@@ -4,7 +4,6 @@
 //! context's matter. All writing goes through directories that are open, and below the root of the snapshot.
 
 mod destination;
-mod mode;
 mod node;
 mod tree;
 
@@ -15,22 +14,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
 use self::destination::{Destination, KeptTimes, Made, UpperDirectory};
-use self::mode::mode_of_made_directories;
 use self::node::{NewFile, Node, Place, Rules};
 use crate::cancel::Cancel;
 use crate::context::{
     FileKind, IgnoreRules, Layout, LocalContext, Metadata, Ownership, Request, SelectedSource, Selection,
     SelectionError,
 };
-use crate::graph::{CopyAction, FileAction, FileOp, Unpack};
+use crate::graph::{CopyAction, FileAction, FileOp, ModeChange, Unpack};
 use crate::snapshot::compressed::{decoder, detect};
 use crate::snapshot::identity::{IdentityError, lookup_owner};
 use crate::snapshot::{
     ActiveSnapshot, ContainerPath, IdMode, Limits, NulInPath, Owner, Rootfs, RootfsError, SnapshotError, Snapshotter,
 };
 use crate::store::SnapshotId;
-
-pub use self::mode::ModeError;
 
 /// How often an operation on sources that were not resolved before is begun again when they change under it.
 const ATTEMPTS: usize = 3;
@@ -59,9 +55,6 @@ pub enum FileError {
     /// `--chown` names nobody.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// `--chmod` is malformed.
-    #[error(transparent)]
-    Mode(#[from] ModeError),
     /// A destination has a NUL byte.
     #[error(transparent)]
     Nul(#[from] NulInPath),
@@ -243,15 +236,20 @@ impl Run<'_> {
                 mode,
                 owner,
             } => {
+                let made = Made {
+                    mode: 0o755,
+                    owner: find_owner(&rootfs, owner.as_ref())?,
+                    ids: self.ids(),
+                };
                 let file = NewFile {
                     content,
                     mode: mode & 0o7777,
-                    owner: find_owner(&rootfs, owner.as_ref())?.unwrap_or_default(),
+                    owner: made.owner.unwrap_or_default(),
                 };
-                self.make_file(&rootfs, name, destination, &file)?;
+                self.make_file(name, &Destination::new(&rootfs, destination, made)?, &file)?;
             }
             FileAction::MakeDirectory { path, mode, owner } => {
-                let owner = find_owner(&rootfs, owner.as_ref())?.unwrap_or_default();
+                let owner = known_owner(&rootfs, owner.as_ref())?;
                 let path = ContainerPath::new(path)?;
                 let _times = KeptTimes::of_nearest(&rootfs, &path)?;
                 rootfs.mkdir_all(&path, mode & 0o7777, owner, self.ids())?;
@@ -264,13 +262,7 @@ impl Run<'_> {
         self.snapshotter.ids()
     }
 
-    fn make_file(&self, rootfs: &Rootfs, name: &str, destination: &str, file: &NewFile<'_>) -> Result<(), FileError> {
-        let made = Made {
-            mode: 0o755,
-            owner: file.owner,
-            ids: self.ids(),
-        };
-        let destination = Destination::new(rootfs, destination, made)?;
+    fn make_file(&self, name: &str, destination: &Destination<'_>, file: &NewFile<'_>) -> Result<(), FileError> {
         let (directory, name) = destination.place_of(name.as_bytes())?;
         file.write(directory.as_fd(), &name, self.ids())
             .map_err(|error| error.at(b"", destination.shown().as_bytes()))
@@ -309,7 +301,8 @@ impl Run<'_> {
             Some(selection) => Cow::Borrowed(selection),
             None => Cow::Owned(Selection::resolve(root, request)?),
         };
-        if selection.is_empty() {
+        // With `--parents` the root itself is what is copied, however little of it; without, nothing is.
+        if selection.is_empty() && !copy.parents {
             return Ok(Some(rootfs));
         }
         let chosen = find_owner(&rootfs, copy.owner.as_ref())?;
@@ -323,8 +316,8 @@ impl Run<'_> {
             cancel: self.cancel,
         };
         let made = Made {
-            mode: mode_of_made_directories(copy.mode.as_ref()),
-            owner: chosen.unwrap_or_default(),
+            mode: ModeChange::of_made_directories(copy.mode.as_ref()),
+            owner: chosen,
             ids: self.ids(),
         };
         let rootfs = if is_worth_bypassing(&selection) {
@@ -341,8 +334,11 @@ impl Run<'_> {
             rootfs
         };
         let destination = Destination::new(&rootfs, &copy.destination, made)?;
+        if selection.is_empty() {
+            destination.directory()?;
+        }
         for source in &selection.sources {
-            if copy.unpack == Unpack::Archives && self.unpack(root, source, &destination, chosen)? {
+            if copy.unpack == Unpack::Archives && self.unpack(root, source, &rootfs, copy, chosen)? {
                 continue;
             }
             let is_file = source.metadata.kind != FileKind::Directory;
@@ -389,7 +385,8 @@ impl Run<'_> {
         &self,
         root: BorrowedFd<'_>,
         source: &SelectedSource,
-        destination: &Destination<'_>,
+        rootfs: &Rootfs,
+        copy: &CopyAction,
         owner: Option<Owner>,
     ) -> Result<bool, FileError> {
         if source.metadata.kind != FileKind::Regular {
@@ -412,7 +409,13 @@ impl Run<'_> {
         let Some(compression) = detect(&mut file).map_err(failed("read"))? else {
             return Ok(false);
         };
-        let directory = destination.directory()?;
+        // `--chmod` says nothing of what comes out of an archive, nor of where it goes.
+        let made = Made {
+            mode: 0o755,
+            owner,
+            ids: self.ids(),
+        };
+        let directory = Destination::new(rootfs, &copy.destination, made)?.directory()?;
         let mut tar = decoder(&file, compression).map_err(failed("read"))?;
         self.snapshotter
             .extract(directory.as_fd(), &mut tar, owner, Limits::default())
@@ -444,6 +447,15 @@ fn is_worth_bypassing(selection: &Selection) -> bool {
     let entries: usize = selection.sources.iter().map(|source| source.entries.len()).sum();
     // A later source may have to replace what an earlier one has brought: one source alone cannot.
     entries > FEW && sources.len() == 1 && sources.all(|source| source.metadata.kind == FileKind::Directory)
+}
+
+/// As [`find_owner`], for WORKDIR: the user of the image may be one that a later step or the runtime brings, so that a
+/// name which nobody has yet leaves the directory to root, as with BuildKit.
+fn known_owner(rootfs: &Rootfs, owner: Option<&crate::graph::Owner>) -> Result<Option<Owner>, FileError> {
+    match find_owner(rootfs, owner) {
+        Err(FileError::Identity(IdentityError::NoUser(_) | IdentityError::NoGroup(_))) => Ok(None),
+        found => found,
+    }
 }
 
 /// Looks an owner up in the root file system that receives the files.

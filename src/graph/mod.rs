@@ -3,9 +3,11 @@
 //! The meaning is that of BuildKit's LLB (`solver/pb/ops.proto`): sources, executions, file operations. The planner
 //! writes it, the solver walks it, the executor runs one [`Op`]; the three meet only here.
 
+mod mode;
 mod op;
 mod source;
 
+pub use mode::*;
 pub use op::*;
 pub use source::*;
 

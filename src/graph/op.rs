@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::mode::ModeChange;
 use super::{ArchiveSource, GitSource, HttpSource};
 use crate::oci::{ChainId, Digest, Platform, Reference};
 
@@ -360,13 +361,4 @@ pub struct Owner {
     pub user: String,
     /// Group name or number; `None` for the user's own group.
     pub group: Option<String>,
-}
-
-/// `--chmod`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub enum ModeChange {
-    /// Bits, 0 to 0o7777.
-    Octal(u32),
-    /// `u=rwX,go=rX`: clauses of chmod(1), already checked for their form.
-    Symbolic(String),
 }

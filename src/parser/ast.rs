@@ -178,6 +178,8 @@ pub struct Heredoc {
     pub descriptor: u32,
     /// The body, tabs already stripped where `<<-` asks for it.
     pub body: String,
+    /// The body with the tabs that `<<-` strips; `None` where it strips none.
+    pub with_tabs: Option<String>,
     /// Whether variables in the body are expanded: the delimiter has no quotes.
     pub expand: bool,
     /// `<<-`: leading tabs are stripped.

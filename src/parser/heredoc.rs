@@ -122,11 +122,13 @@ pub(super) fn read_body<'a>(
             } else {
                 verbatim.to_owned()
             };
+            let with_tabs = (body != verbatim).then(|| verbatim.to_owned());
             return Ok(Body {
                 heredoc: Heredoc {
                     name,
                     descriptor,
                     body,
+                    with_tabs,
                     expand,
                     strip_tabs,
                     span,

@@ -17,7 +17,6 @@ mod globals;
 mod history;
 mod images;
 mod lower;
-mod mode;
 mod options;
 mod path;
 mod platforms;

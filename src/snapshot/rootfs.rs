@@ -123,6 +123,8 @@ impl Kind {
 
 /// `openat2(2)`: resolution may ask to be tried again when a rename crosses it.
 const MOST_RETRIES: usize = 64;
+/// stat(2).
+const SETGID: u32 = 0o2000;
 /// Linux, `MAXSYMLINKS`.
 const MOST_SYMLINKS: usize = 40;
 
@@ -266,7 +268,8 @@ impl Rootfs {
     }
 
     /// Opens the directory `path`; makes it and its parents where they are missing, with `mode` (the umask does not
-    /// count) and `owner`. Symbolic links on the way are followed inside the root, also to what does not exist yet.
+    /// count) and `owner`; in a directory with the setgid bit they inherit that bit and, without an owner of their own,
+    /// its group, as the kernel has it. Symbolic links on the way are followed inside the root, also to what does not exist yet.
     ///
     /// # Errors
     /// What the kernel answers; `ENOTDIR` when something on the way is not a directory.
@@ -274,14 +277,20 @@ impl Rootfs {
         &self,
         path: &ContainerPath,
         mode: u32,
-        owner: Owner,
+        owner: Option<Owner>,
         ids: IdMode,
     ) -> Result<OwnedFd, RootfsError> {
         if let Ok(found) = self.open_directory(path) {
             return Ok(found);
         }
         let mut missing = |missing: Missing<'_>| match missing.because {
-            Errno::NOENT => make_directory(missing.parent, missing.name, mode, owner, ids),
+            Errno::NOENT => {
+                let parent = rustix::fs::fstat(missing.parent)?;
+                let setgid = parent.st_mode & SETGID;
+                let gid = if setgid == 0 { 0 } else { parent.st_gid };
+                let owner = owner.unwrap_or(Owner { uid: 0, gid });
+                make_directory(missing.parent, missing.name, mode | setgid, owner, ids)
+            }
             because => Err(because),
         };
         let (directory, _) = walk(self.root.as_fd(), path.relative_bytes(), &mut missing)

@@ -24,7 +24,8 @@ const MOST_LINKS: usize = 40;
 #[derive(Clone, Copy)]
 pub(super) struct Made {
     pub(super) mode: u32,
-    pub(super) owner: Owner,
+    /// `None` for root, or as the directory above has it.
+    pub(super) owner: Option<Owner>,
     pub(super) ids: IdMode,
 }
 

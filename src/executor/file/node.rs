@@ -13,7 +13,6 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OM
 use rustix::io::Errno;
 
 use super::FileError;
-use super::mode::{ModeError, change_mode};
 use crate::cancel::Cancel;
 use crate::context::{FileKind, Metadata, Timestamp, Xattr, open_beneath, xattr};
 use crate::graph::ModeChange;
@@ -48,7 +47,6 @@ pub(super) enum NodeError {
     IsADirectory,
     /// A character device 0/0.
     Whiteout,
-    Mode(ModeError),
     Io(&'static str, io::Error),
 }
 
@@ -62,7 +60,6 @@ impl NodeError {
             NodeError::IsADirectory => FileError::IsADirectory {
                 path: shown(destination),
             },
-            NodeError::Mode(error) => FileError::Mode(error),
             NodeError::Io(action, error) => FileError::Io {
                 action,
                 path: shown(if source.is_empty() { destination } else { source }),
@@ -208,7 +205,7 @@ pub(super) fn finish_open(
         set_owner_of_open(file, owner, rules.ids).map_err(|errno| NodeError::Io("give an owner to", errno.into()))?;
     }
     let is_directory = metadata.kind == FileKind::Directory;
-    let mode = change_mode(rules.mode, metadata.mode, is_directory).map_err(NodeError::Mode)?;
+    let mode = rules.mode_of(metadata.mode, is_directory);
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|errno| NodeError::Io("chmod", errno.into()))?;
     for (name, value) in attributes.iter().filter(|(name, _)| xattr::is_kept(name)) {
         match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
@@ -228,7 +225,7 @@ fn finish_named(place: &Place<'_>, metadata: &Metadata, rules: &Rules<'_>) -> Re
             .map_err(|errno| NodeError::Io("give an owner to", errno.into()))?;
     }
     if metadata.kind != FileKind::Symlink {
-        let mode = change_mode(rules.mode, metadata.mode, false).map_err(NodeError::Mode)?;
+        let mode = rules.mode_of(metadata.mode, false);
         rustix::fs::chmodat(place.directory, place.name, Mode::from_raw_mode(mode), AtFlags::empty())
             .map_err(|errno| NodeError::Io("chmod", errno.into()))?;
     }
@@ -238,6 +235,10 @@ fn finish_named(place: &Place<'_>, metadata: &Metadata, rules: &Rules<'_>) -> Re
 }
 
 impl Rules<'_> {
+    fn mode_of(&self, mode: u32, is_directory: bool) -> u32 {
+        self.mode.map_or(mode, |change| change.apply(mode, is_directory))
+    }
+
     fn owner_of(&self, metadata: &Metadata, attributes: &[Xattr]) -> Owner {
         let recorded = || {
             let attribute = attributes.iter().find(|(name, _)| name == xattr::RECORDED_OWNER);

@@ -61,9 +61,10 @@ pub(super) fn assemble(spec: &SandboxSpec) -> Result<Root, SetupFailure> {
     })
 }
 
+/// A directory that every system has: where it was missing it stays, as with other builders.
 fn directory(targets: &mut Targets, path: &str) -> Result<OwnedFd, SetupFailure> {
     targets
-        .open(path.as_bytes(), Kind::Directory, Made::ForNow)
+        .open(path.as_bytes(), Kind::Directory, Made::ForGood)
         .map_err(|errno| SetupFailure::Mount {
             target: path.into(),
             errno: errno.raw_os_error(),

@@ -133,7 +133,11 @@ fn start(state: &StageState, run: &Run) -> Start {
         }
         [only] if stands_alone(line, only) => (only.body.clone(), None),
         several => {
-            let with_body = |text: String, heredoc: &Heredoc| format!("{text}\n{}{}", heredoc.body, heredoc.name);
+            let with_body = |text: String, heredoc: &Heredoc| {
+                // The shell takes the tabs away itself.
+                let body = heredoc.with_tabs.as_ref().unwrap_or(&heredoc.body);
+                format!("{text}\n{body}{}", heredoc.name)
+            };
             (several.iter().fold(line.clone(), with_body), None)
         }
     };
@@ -214,6 +218,7 @@ mod tests {
             name: name.into(),
             descriptor: 0,
             body: String::new(),
+            with_tabs: None,
             expand: true,
             strip_tabs: false,
             span: Span::default(),

@@ -1,12 +1,14 @@
 //! COPY and ADD.
 
-use crate::graph::{CopyAction, FileAction, FileOp, ModeChange, Op, Owner, Unpack, VertexId, without_secrets};
+use crate::graph::{
+    CopyAction, FileAction, FileOp, ModeChange, ModeError, Op, Owner, Unpack, VertexId, without_secrets,
+};
 use crate::parser::{Heredoc, Transfer, TransferSource};
 
 use super::super::error::{At, PlanError, Problem};
 use super::super::history::Layer;
+use super::super::path;
 use super::super::steps::Step;
-use super::super::{mode, path};
 use super::remote::{Place, copy_remote};
 use super::{Lowering, MAIN_CONTEXT, StageState, shown};
 
@@ -61,7 +63,8 @@ impl Lowering<'_, '_> {
             mode: if chmod.is_empty() {
                 None
             } else {
-                Some(mode::parse(&chmod).at(step.span())?)
+                let parsed = chmod.parse().map_err(|ModeError(text)| Problem::Mode { text });
+                Some(parsed.at(step.span())?)
             },
         };
         let count = transfer.sources.len();
@@ -88,12 +91,17 @@ impl Lowering<'_, '_> {
                 Place::Remote { remote, .. } => copy_remote(transfer, &settings, remote, inputs.len() - 1),
             });
         }
-        actions.extend(sources.files.into_iter().map(|(name, content)| FileAction::MakeFile {
-            name,
-            destination: settings.destination.clone(),
-            content: content.into_bytes(),
-            mode: mode::of_file(settings.mode.as_ref(), FILE_MODE),
-            owner: settings.owner.clone(),
+        actions.extend(sources.files.into_iter().map(|(name, content)| {
+            FileAction::MakeFile {
+                name,
+                destination: settings.destination.clone(),
+                content: content.into_bytes(),
+                mode: settings
+                    .mode
+                    .as_ref()
+                    .map_or(FILE_MODE, |mode| mode.apply(FILE_MODE, false)),
+                owner: settings.owner.clone(),
+            }
         }));
         let label = state.label(step, &shown(step));
         self.add(state, step, Op::File(FileOp { base, actions }), inputs, label)?;
