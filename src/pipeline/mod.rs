@@ -8,6 +8,7 @@ mod contexts;
 mod sources;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -45,6 +46,8 @@ pub struct BuildRequest {
     pub names: Vec<Reference>,
     /// Steps that run at the same time, at most.
     pub jobs: NonZeroUsize,
+    /// What `git` may see of the caller's environment.
+    pub variables: Vec<(OsString, OsString)>,
 }
 
 /// What a build works with.
@@ -124,6 +127,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         store,
         snapshotter,
         secrets: &secret,
+        variables: &request.variables,
         progress,
         cancel,
     };

@@ -53,6 +53,88 @@ pub enum SourceError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// There is no `git`.
+    #[error("git repositories need the program `git`, which is not installed")]
+    NoGit,
+    /// A program that cannot be run.
+    #[error("cannot run `{program}`")]
+    Run {
+        /// Which.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// git failed.
+    #[error("`git {command}` failed for {remote}:\n{said}")]
+    Git {
+        /// Which of its commands.
+        command: &'static str,
+        /// The repository, without secrets.
+        remote: String,
+        /// Its last words.
+        said: String,
+    },
+    /// A branch or tag that a repository does not have.
+    #[error("{remote} has no branch or tag `{reference}`")]
+    NoReference {
+        /// The repository, without secrets.
+        remote: String,
+        /// The branch or tag.
+        reference: String,
+    },
+    /// A commit that a repository does not have.
+    #[error("{remote} does not give the commit {commit}")]
+    NoCommit {
+        /// The repository, without secrets.
+        remote: String,
+        /// The commit's id.
+        commit: String,
+    },
+    /// A checksum that is no commit's id.
+    #[error("`{text}` is not a commit id")]
+    CommitForm {
+        /// The text.
+        text: String,
+    },
+    /// Another commit than `--checksum` says.
+    #[error("{remote} has the commit {actual} where {expected} is expected")]
+    WrongCommit {
+        /// The repository, without secrets.
+        remote: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
+    /// A directory that is not in the repository, or is reached over a link.
+    #[error("the repository has no directory `{subdir}`")]
+    Subdirectory {
+        /// Which.
+        subdir: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A submodule that is described wrongly, or by somebody hostile.
+    #[error("the submodule `{path}` {what}")]
+    Submodule {
+        /// Where it lies in its repository.
+        path: String,
+        /// What is wrong, as the rest of a sentence.
+        what: &'static str,
+    },
+    /// A submodule that cannot be had.
+    #[error("the submodule `{path}` ({remote})")]
+    InSubmodule {
+        /// Where it lies in its repository.
+        path: String,
+        /// Its repository, without secrets.
+        remote: String,
+        /// Why.
+        #[source]
+        source: Box<SourceError>,
+    },
     /// Something that should be an archive and is none.
     #[error("it is no tar archive, compressed or not")]
     NoArchive,
@@ -106,6 +188,15 @@ impl SourceError {
                 Some("the file was changed since the checksum was written down; trust the new one only if you know why")
             }
             SourceError::Changed { .. } => Some("build again"),
+            SourceError::NoGit => Some("install the package git"),
+            SourceError::CommitForm { .. } => Some("give the commit's hexadecimal id"),
+            SourceError::WrongCommit { .. } => Some(
+                "the branch or tag moved since the commit was written down; trust the new one only if you know why",
+            ),
+            SourceError::Git { said, .. } if said.contains("could not read Username") => {
+                Some("a build secret with the id GIT_AUTH_TOKEN or GIT_AUTH_TOKEN.<host> authorises fetching")
+            }
+            SourceError::InSubmodule { source, .. } => source.hint(),
             SourceError::Archive(error) | SourceError::Snapshot(error) => error.advice(),
             SourceError::Store(error) => error.advice(),
             _ => None,
@@ -128,7 +219,10 @@ impl SourceError {
             | SourceError::Store(_)
             | SourceError::Host { .. }
             | SourceError::Rootfs(_)
+            | SourceError::NoGit
+            | SourceError::Run { .. }
             | SourceError::Transfer { .. } => false,
+            SourceError::InSubmodule { source, .. } => source.is_about_request(),
             _ => true,
         }
     }

@@ -6,16 +6,18 @@
 
 mod archive;
 mod error;
+mod git;
 mod http;
 mod known;
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use error::SourceError;
 
 use crate::cancel::Cancel;
-use crate::graph::{GitRequest, GitSource, Source};
+use crate::graph::Source;
 use crate::progress::Progress;
 use crate::registry::Client;
 use crate::snapshot::Snapshotter;
@@ -35,6 +37,8 @@ pub struct Fetcher<'a> {
     pub snapshotter: &'a Snapshotter,
     /// The build's secrets: some authorise requests.
     pub secrets: &'a SecretReader<'a>,
+    /// What the programs that are run may see of the caller's environment: where programs lie, proxies, an agent.
+    pub variables: &'a [(OsString, OsString)],
     /// Where events go.
     pub progress: &'a dyn Progress,
     /// Stops it.
@@ -53,16 +57,9 @@ impl Fetcher<'_> {
         match source {
             Source::Http(file) => self.make_file(file),
             Source::Archive(archive) => self.make_tree(archive),
-            Source::Git(_) | Source::Image(_) | Source::Local(_) => Err(SourceError::Elsewhere),
+            Source::Git(git) => self.make_checkout(git),
+            Source::Image(_) | Source::Local(_) => Err(SourceError::Elsewhere),
         }
-    }
-
-    /// Finds out what a git repository's reference stands for.
-    ///
-    /// # Errors
-    /// At present always.
-    pub fn git(&self, _: &GitRequest) -> Result<GitSource, SourceError> {
-        Err(SourceError::Elsewhere)
     }
 
     /// A build secret as text, without the line feed at its end.

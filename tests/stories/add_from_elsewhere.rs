@@ -194,3 +194,270 @@ fn history_is_without_secrets() {
         .says("xxxxx:xxxxx@");
     project.builder("inspect app").run().succeeds().never_says("s3cret");
 }
+
+/// Repositories below a directory of their own, served over the smart protocol.
+struct Forge {
+    directory: tempfile::TempDir,
+    server: FileServer,
+}
+
+impl Forge {
+    fn start() -> Self {
+        Self::guarded(None)
+    }
+
+    fn guarded(guard: Option<&'static str>) -> Self {
+        let (directory, server) = (tempfile::tempdir().unwrap(), FileServer::start());
+        server.serve_repositories(directory.path().to_owned(), guard);
+        Self { directory, server }
+    }
+
+    fn url(&self, name: &str) -> String {
+        self.server.url(&format!("/git/{name}.git"))
+    }
+
+    /// Runs a script in the work tree of a repository, which is made where it is missing, and publishes what it leaves.
+    fn script(&self, name: &str, script: &str) -> String {
+        let script = format!(
+            "set -e; mkdir -p {name}-tree; cd {name}-tree; [ -d .git ] || git init -q\n\
+             commit() {{ git add -A; git commit -q --allow-empty -m \"$1\"; }}\n{script}\n\
+             cd ..; rm -rf {name}.git; git clone -q --mirror {name}-tree {name}.git; git -C {name}.git rev-parse HEAD\n"
+        );
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(self.directory.path())
+            .envs([
+                ("GIT_CONFIG_GLOBAL", "/dev/null"),
+                ("GIT_AUTHOR_NAME", "a"),
+                ("GIT_AUTHOR_EMAIL", "a@b"),
+                ("GIT_COMMITTER_NAME", "a"),
+                ("GIT_COMMITTER_EMAIL", "a@b"),
+                ("GIT_COMMITTER_DATE", "2001-02-03T04:05:06Z"),
+                ("GIT_CONFIG_COUNT", "2"),
+                ("GIT_CONFIG_KEY_0", "init.defaultBranch"),
+                ("GIT_CONFIG_VALUE_0", "main"),
+                ("GIT_CONFIG_KEY_1", "protocol.file.allow"),
+                ("GIT_CONFIG_VALUE_1", "always"),
+            ])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim()
+            .lines()
+            .last()
+            .unwrap()
+            .to_owned()
+    }
+}
+
+#[test]
+fn a_repository_at_a_branch_a_tag_or_a_commit() {
+    let (project, forge) = (Project::new(), Forge::start());
+    let first = forge.script(
+        "app",
+        "mkdir -p dir/deep; echo 1 > a; echo d > dir/deep/d; echo x > run; chmod 700 run; ln -s a link; commit 1\n\
+         git tag light; git tag -a -m x heavy; echo 2 > a; commit 2; git checkout -q -b other HEAD~1; git checkout -q main",
+    );
+    let old = forge.script("app", "git rev-parse light > ../old");
+    assert_eq!(first, old);
+    let light = std::fs::read_to_string(forge.directory.path().join("old")).unwrap();
+    let (url, light) = (forge.url("app"), light.trim());
+    build(
+        &project,
+        &format!(
+            "FROM busybox\nADD {url} /head\nADD {url}#light /light/\nADD {url}?tag=heavy /heavy\nADD {url}#{light} /id\n\
+             ADD {url}?branch=other&subdir=dir /sub/\nADD --checksum={} {url}#heavy /sum\n\
+             CMD cat /head/a /light/a /heavy/a /id/a /sum/a; ls -A /sub; stat -c '%a %u' /head/a /head/run /head/dir; readlink /head/link; ls -A /head\n",
+            &light[..12]
+        ),
+        "",
+    )
+    .succeeds();
+    assert_eq!(
+        project.run("app").succeeds().stdout,
+        "2\n1\n1\n1\n1\ndeep\n644 0\n755 0\n755 0\na\na\ndir\nlink\nrun\n"
+    );
+}
+
+#[test]
+fn a_moved_branch_is_seen_and_the_rest_is_not_fetched_again() {
+    let (project, forge) = (Project::new(), Forge::start());
+    forge.script("app", "echo 1 > a; commit 1");
+    let dockerfile = format!("FROM busybox\nADD {} /a\nCMD cat /a/a\n", forge.url("app"));
+    build(&project, &dockerfile, "").succeeds();
+    let fetches = || forge.server.asked("/git/app.git/git-upload-pack").len();
+    let before = fetches();
+    build(&project, &dockerfile, "").succeeds().ran_nothing();
+    // The same listing of references, and nothing more.
+    assert_eq!(fetches(), before + 1);
+    forge.script("app", "echo 2 > a; commit 2");
+    build(&project, &dockerfile, "").succeeds();
+    assert_eq!(project.run("app").succeeds().stdout, "2\n");
+}
+
+#[test]
+fn submodules_come_along_unless_they_are_skipped() {
+    let (project, forge) = (Project::new(), Forge::start());
+    forge.script("leaf", "echo leaf > l; commit 1");
+    forge.script(
+        "sub",
+        "echo sub > s; commit 1; git submodule --quiet add ../leaf.git leaf; commit 2",
+    );
+    forge.script(
+        "app",
+        &format!("git submodule --quiet add {}/sub.git vendor/sub; git config -f .gitmodules submodule.vendor/sub.url ../sub.git; commit 1", forge.directory.path().display()),
+    );
+    let url = forge.url("app");
+    build(
+        &project,
+        &format!("FROM busybox\nADD {url} /all\nADD {url}?submodules=false /none\nCMD cd /all && find . -type f | sort; ls -A /none/vendor/sub\n"),
+        "",
+    )
+    .succeeds();
+    assert_eq!(
+        project.run("app").succeeds().stdout,
+        "./.gitmodules\n./vendor/sub/.gitmodules\n./vendor/sub/leaf/l\n./vendor/sub/s\n"
+    );
+}
+
+#[test]
+fn a_kept_git_directory_works_and_holds_no_secret() {
+    let (project, forge) = (Project::new(), Forge::guarded(Some("Basic bWU6czNjcmV0")));
+    forge.script(
+        "app",
+        "echo 1 > a; commit one; git tag -a -m x v1; echo 2 > a; commit two",
+    );
+    let url = forge.url("app").replace("http://", "http://me:s3cret@");
+    build(
+        &project,
+        &format!("FROM busybox\nADD --keep-git-dir {url}#v1 /k\nCMD cat /k/a /k/.git/config; ls /k/.git/refs/tags; ls /k/.git\n"),
+        "",
+    )
+    .succeeds()
+    .never_says("s3cret");
+    let shown = project.run("app").succeeds().never_says("s3cret").stdout;
+    assert!(
+        shown.starts_with("1\n") && shown.contains("v1") && !shown.contains("s3cret") && !shown.contains("FETCH_HEAD"),
+        "{shown}"
+    );
+    let fails = |address: &str, expected: &str| {
+        build(
+            &project,
+            &format!("FROM busybox\nADD --keep-git-dir=false {address} /k\n"),
+            "",
+        )
+        .exits(1)
+        .says(expected);
+    };
+    fails(
+        &format!("{url}?keep-git-dir=1"),
+        "--keep-git-dir is not what the address says",
+    );
+}
+
+#[test]
+fn a_commits_time_is_asked_for() {
+    let (project, forge) = (Project::new(), Forge::start());
+    forge.script("app", "mkdir d; echo 1 > d/a; commit 1");
+    let url = forge.url("app");
+    build(
+        &project,
+        &format!("FROM busybox\nADD {url}?mtime=commit /a\nCMD stat -c %Y /a/d/a /a/d\n"),
+        "",
+    )
+    .succeeds();
+    assert_eq!(project.run("app").succeeds().stdout, "981173106\n981173106\n");
+}
+
+#[test]
+fn secrets_authorise_git_and_reach_no_other_host() {
+    let (project, forge) = (
+        Project::new(),
+        Forge::guarded(Some("basic eC1hY2Nlc3MtdG9rZW46czNjcmV0")),
+    );
+    let other = Forge::start();
+    other.script("sub", "echo 1 > s; commit 1");
+    forge.script(
+        "app",
+        &format!(
+            "git submodule --quiet add {}/sub.git sub; git config -f .gitmodules submodule.sub.url {}; commit 1",
+            other.directory.path().display(),
+            other.url("sub").replace("127.0.0.1", "localhost")
+        ),
+    );
+    project.write("token", "s3cret");
+    let dockerfile = format!("FROM busybox\nADD {} /a\nCMD cat /a/sub/s\n", forge.url("app"));
+    build(&project, &dockerfile, "")
+        .exits(1)
+        .says("git ls-remote")
+        .says("GIT_AUTH_TOKEN");
+    build(&project, &dockerfile, "--secret id=GIT_AUTH_TOKEN,src=token")
+        .succeeds()
+        .never_says("s3cret");
+    assert_eq!(project.run("app").succeeds().stdout, "1\n");
+    let asked = other.server.asked("/git/sub.git");
+    assert!(!asked.is_empty() && asked.iter().all(|asked| !asked.headers.contains_key("authorization")));
+}
+
+#[test]
+fn hostile_repositories_are_refused_by_name() {
+    let (project, forge) = (Project::new(), Forge::start());
+    let gitlink = "git update-index --add --cacheinfo 160000,$(git rev-parse HEAD),";
+    forge.script("links", "ln -s / root; ln -s ../.. up; mkdir d; echo f > d/f; commit 1");
+    forge.script(
+        "ext",
+        &format!("echo 1 > a; commit 1; git config -f .gitmodules submodule.x.path x; git config -f .gitmodules submodule.x.url 'ext::sh -c touch% /tmp/builder-was-here'; git add .gitmodules; {gitlink}x; git commit -q -m 2; rm -rf x"),
+    );
+    forge.script(
+        "file",
+        &format!("echo 1 > a; commit 1; git config -f .gitmodules submodule.x.path x; git config -f .gitmodules submodule.x.url /etc; git add .gitmodules; {gitlink}x; git commit -q -m 2"),
+    );
+    forge.script(
+        "unnamed",
+        &format!("echo 1 > a; commit 1; {gitlink}x; git commit -q -m 2"),
+    );
+    forge.script(
+        "dashed",
+        "echo dashed > a; commit 1; git update-ref refs/heads/-x HEAD; git symbolic-ref HEAD refs/heads/-x",
+    );
+    for (address, expected) in [
+        ("links.git#:root/etc", "no directory `root/etc`"),
+        ("links.git#:up", "no directory `up`"),
+        ("links.git#:d/f", "no directory `d/f`"),
+        ("links.git#:../../etc", "no directory `etc`"),
+        (
+            "ext.git",
+            "the submodule `x` has an address that is not one of http, https, ssh and git",
+        ),
+        (
+            "file.git",
+            "the submodule `x` has an address that is not one of http, https, ssh and git",
+        ),
+        ("unnamed.git", "the submodule `x` has no address in .gitmodules"),
+        ("links.git#--upload-pack=touch", "no branch or tag can be called so"),
+        ("links.git#nothing", "no branch or tag `nothing`"),
+        ("links.git?checksum=zz", "is not a commit id"),
+        ("links.git?checksum=0000", "where 0000 is expected"),
+        ("links.git?x=y", "not one of ref"),
+        ("missing.git", "git ls-remote"),
+    ] {
+        let url = forge.server.url(&format!("/git/{address}"));
+        build(&project, &format!("FROM busybox\nADD {url} /x\n"), "")
+            .exits(1)
+            .says("Dockerfile:2")
+            .says(expected);
+    }
+    assert!(!std::path::Path::new("/tmp/builder-was-here").exists());
+    build(
+        &project,
+        &format!("FROM busybox\nADD {} /x\nCMD cat /x/a\n", forge.url("dashed")),
+        "",
+    )
+    .succeeds();
+    assert_eq!(project.run("app").succeeds().stdout, "dashed\n");
+    build(&project, "FROM busybox\nCOPY git@host:x.git /x\n", "")
+        .exits(1)
+        .says("COPY takes no git repository");
+}

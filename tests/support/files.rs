@@ -1,10 +1,13 @@
-//! A web server inside the test process: files with tags and times, and what servers do when they are not well.
+//! A web server inside the test process: files with tags and times, git repositories over the smart protocol, and what
+//! servers do when they are not well.
 //!
 //! One request a connection, one thread a connection. Everything that is asked of it is logged.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -44,6 +47,8 @@ pub struct Asked {
 #[derive(Default)]
 struct State {
     files: HashMap<String, Served>,
+    /// Where git repositories lie that are served below `/git/`, and the `Authorization` that they want.
+    repositories: Option<(PathBuf, Option<&'static str>)>,
     log: Vec<Asked>,
 }
 
@@ -90,6 +95,11 @@ impl FileServer {
         self.url(path)
     }
 
+    /// Serves the bare repositories in a directory below `/git/`.
+    pub fn serve_repositories(&self, directory: PathBuf, guard: Option<&'static str>) {
+        self.state().repositories = Some((directory, guard));
+    }
+
     /// The requests for a path so far, and how each was answered.
     pub fn asked(&self, path: &str) -> Vec<Asked> {
         let log = self.state().log.clone();
@@ -118,6 +128,7 @@ struct Request {
     method: String,
     target: String,
     headers: HashMap<String, String>,
+    body: Vec<u8>,
 }
 
 fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
@@ -136,10 +147,26 @@ fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
             None => break,
         };
     }
+    let mut body = Vec::new();
+    if headers.get("transfer-encoding").is_some_and(|value| value == "chunked") {
+        loop {
+            let mut size = String::new();
+            reader.read_line(&mut size)?;
+            let size = u64::from_str_radix(size.trim(), 16).unwrap_or(0);
+            (&mut reader).take(size).read_to_end(&mut body)?;
+            reader.read_line(&mut String::new())?;
+            if size == 0 {
+                break;
+            }
+        }
+    }
+    let length = headers.get("content-length").and_then(|value| value.parse().ok());
+    reader.take(length.unwrap_or(0)).read_to_end(&mut body)?;
     Ok(Request {
         method,
         target,
         headers,
+        body,
     })
 }
 
@@ -147,13 +174,24 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let request = read_request(&stream)?;
     let path = request.target.split('?').next().unwrap_or_default().to_owned();
     let mut cut = None;
-    let file = state.lock().unwrap().files.get_mut(&path).map(|file| {
-        cut = file.cut.take();
-        file.clone()
-    });
-    let (status, headers, body) = match file {
-        Some(file) => answer(&file, &request),
-        None => (404, String::new(), b"not here".to_vec()),
+    let (file, repositories) = {
+        let mut state = state.lock().unwrap();
+        let found = state.files.get_mut(&path);
+        let file = found.map(|file| {
+            cut = file.cut.take();
+            file.clone()
+        });
+        (file, state.repositories.clone())
+    };
+    let (status, headers, body) = match (file, path.strip_prefix("/git"), repositories) {
+        (Some(file), _, _) => answer(&file, &request),
+        (None, Some(path), Some((directory, guard))) => match guard {
+            Some(guard) if request.headers.get("authorization").map(String::as_str) != Some(guard) => {
+                (401, "WWW-Authenticate: Basic realm=\"x\"\r\n".to_owned(), Vec::new())
+            }
+            _ => git_backend(&directory, path, &request)?,
+        },
+        _ => (404, String::new(), b"not here".to_vec()),
     };
     state.lock().unwrap().log.push(Asked {
         target: request.target.clone(),
@@ -208,4 +246,47 @@ fn answer(file: &Served, request: &Request) -> (u16, String, Vec<u8>) {
         }
         None => (200, headers, file.body.clone()),
     }
+}
+
+/// git-http-backend(1), as a web server runs it.
+fn git_backend(directory: &PathBuf, path: &str, request: &Request) -> std::io::Result<(u16, String, Vec<u8>)> {
+    let header = |name: &str| request.headers.get(name).map(String::as_str).unwrap_or_default();
+    let mut child = Command::new("git")
+        .arg("http-backend")
+        .env("GIT_PROJECT_ROOT", directory)
+        .env("GIT_HTTP_EXPORT_ALL", "1")
+        .env("GIT_CONFIG_COUNT", "1")
+        .env("GIT_CONFIG_KEY_0", "safe.directory")
+        .env("GIT_CONFIG_VALUE_0", "*")
+        .env("GIT_PROTOCOL", header("git-protocol"))
+        .env("REQUEST_METHOD", &request.method)
+        .env("PATH_INFO", path)
+        .env(
+            "QUERY_STRING",
+            request.target.split_once('?').map_or("", |(_, query)| query),
+        )
+        .env("CONTENT_TYPE", header("content-type"))
+        .env("HTTP_CONTENT_ENCODING", header("content-encoding"))
+        .env("CONTENT_LENGTH", request.body.len().to_string())
+        .env("REMOTE_ADDR", "127.0.0.1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().unwrap().write_all(&request.body)?;
+    let output = child.wait_with_output()?.stdout;
+    let end = output.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(0);
+    let head = String::from_utf8_lossy(&output[..end]).into_owned();
+    let status = head
+        .lines()
+        .find_map(|line| line.strip_prefix("Status: ")?.get(..3)?.parse().ok());
+    let headers: String = head
+        .lines()
+        .filter(|line| !line.starts_with("Status:"))
+        .map(|line| format!("{line}\r\n"))
+        .collect();
+    Ok((
+        status.unwrap_or(200),
+        headers,
+        output[(end + 4).min(output.len())..].to_vec(),
+    ))
 }

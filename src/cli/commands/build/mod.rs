@@ -3,6 +3,7 @@
 //! `arguments` is what may be typed, `dockerfile` where the Dockerfile comes from, `options` what the plan is told.
 
 mod arguments;
+mod contexts;
 mod dockerfile;
 mod options;
 
@@ -44,6 +45,7 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<(), Fa
         pull: arguments.pull.into(),
         names: arguments.tags.clone(),
         jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),
+        variables: contexts::variables(),
     };
     let puller = session.puller(&cancel);
     let Session { store, snapshotter, .. } = &session;
