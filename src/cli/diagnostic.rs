@@ -2,9 +2,9 @@
 
 use std::io::IsTerminal;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 
-use crate::parser::{Severity, Span};
+use crate::parser::{Fix, Rule, Span};
 
 /// A Dockerfile, to draw from.
 pub(super) struct SourceFile<'a> {
@@ -14,9 +14,20 @@ pub(super) struct SourceFile<'a> {
     pub text: &'a str,
 }
 
+/// How bad a remark is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Grade {
+    /// Nothing comes of it.
+    Error,
+    /// It is likely a mistake.
+    Warning,
+    /// It violates a build check.
+    Violation(Rule),
+}
+
 /// Something to say about a source.
 pub(super) struct Remark<'a> {
-    pub severity: Severity,
+    pub grade: Grade,
     pub title: String,
     pub span: Option<Span>,
     /// What is said at the span.
@@ -24,15 +35,26 @@ pub(super) struct Remark<'a> {
     /// Lines that stand below the source.
     pub notes: Vec<String>,
     pub hint: Option<&'a str>,
+    /// What to write instead, drawn as a diff.
+    pub fix: Option<&'a Fix>,
 }
 
-/// Draws `remark`.
+/// Draws `remark` for standard error.
 pub(super) fn draw(source: &SourceFile<'_>, remark: &Remark<'_>) -> String {
-    let level = match remark.severity {
-        Severity::Error => Level::ERROR,
-        Severity::Warning(_) => Level::WARNING,
+    draw_for(&std::io::stderr(), source, remark)
+}
+
+/// Draws `remark` for a stream, in colours where that is a terminal.
+pub(super) fn draw_for(stream: &impl IsTerminal, source: &SourceFile<'_>, remark: &Remark<'_>) -> String {
+    let level = match remark.grade {
+        Grade::Error => Level::ERROR,
+        Grade::Warning | Grade::Violation(_) => Level::WARNING,
     };
     let title = level.primary_title(remark.title.as_str());
+    let title = match remark.grade {
+        Grade::Error | Grade::Warning => title,
+        Grade::Violation(rule) => title.id(rule.name()),
+    };
     let mut group = match remark.span {
         Some(span) => {
             let annotation = AnnotationKind::Primary
@@ -48,11 +70,20 @@ pub(super) fn draw(source: &SourceFile<'_>, remark: &Remark<'_>) -> String {
     if let Some(hint) = remark.hint {
         group = group.element(Level::HELP.message(hint));
     }
-    renderer().render(&[group])
+    let mut groups = vec![group];
+    if let Some(fix) = remark.fix {
+        let patches = fix
+            .edits
+            .iter()
+            .map(|edit| Patch::new(within(edit.span, source.text), edit.replacement.as_str()));
+        let snippet = Snippet::source(source.text).path(source.name).patches(patches);
+        groups.push(Level::HELP.secondary_title("write it so").element(snippet));
+    }
+    renderer(stream).render(&groups)
 }
 
-fn renderer() -> Renderer {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+fn renderer(stream: &impl IsTerminal) -> Renderer {
+    let colour = stream.is_terminal() && std::env::var_os("NO_COLOR").is_none();
     if colour { Renderer::styled() } else { Renderer::plain() }
 }
 
@@ -100,12 +131,13 @@ mod tests {
         let span = span_of_lines(text, (2, 2));
         assert_eq!(&text[span.range()], "RUN  make");
         let remark = Remark {
-            severity: Severity::Error,
+            grade: Grade::Error,
             title: "it failed".into(),
             span: Some(span),
             label: Some("here".into()),
             notes: vec![],
             hint: Some("try again"),
+            fix: None,
         };
         let drawn = draw(
             &SourceFile {

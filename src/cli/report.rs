@@ -1,13 +1,14 @@
 //! A build's errors and warnings, told with the Dockerfile's lines.
 
 use std::error::Error;
+use std::io::IsTerminal;
 
-use super::diagnostic::{Remark, SourceFile, draw, span_of_lines};
+use super::diagnostic::{Grade, Remark, SourceFile, draw, draw_for, span_of_lines};
 use super::failure::{Failure, Fault, fault_of_pull, fault_of_source, fault_of_step, with_causes};
 use super::progress::printable;
 use crate::executor::ExecError;
-use crate::parser::{Diagnostic, Severity, line_of};
-use crate::pipeline::BuildError;
+use crate::parser::{Diagnostic, line_of};
+use crate::pipeline::{BuildError, CallError};
 use crate::planner::{PlanError, PlanErrors, Problem, Warning};
 use crate::pull::PullError;
 use crate::solver::{SolveError, StepError};
@@ -16,13 +17,7 @@ use crate::source::SourceError;
 /// What a failed build says.
 pub(super) fn build_failure(source: &SourceFile<'_>, error: BuildError) -> Failure {
     match error {
-        BuildError::Parse(diagnostics) => {
-            let drawn: Vec<String> = diagnostics
-                .iter()
-                .map(|diagnostic| syntax(source, diagnostic))
-                .collect();
-            Failure::rendered(Fault::Build, drawn.join("\n\n"))
-        }
+        BuildError::Parse(diagnostics) => syntax_failure(source, &diagnostics),
         BuildError::Plan(errors) => plan_failure(source, &errors),
         BuildError::Context(error) => error.into(),
         BuildError::Export(error) => error.into(),
@@ -37,15 +32,33 @@ pub(super) fn build_failure(source: &SourceFile<'_>, error: BuildError) -> Failu
     }
 }
 
-/// A syntax error or warning.
+/// What a call says of a Dockerfile that cannot be built.
+pub(super) fn call_failure(source: &SourceFile<'_>, error: CallError) -> Failure {
+    match error {
+        CallError::Parse(diagnostics) => syntax_failure(source, &diagnostics),
+        CallError::Plan(errors) => plan_failure(source, &errors),
+        CallError::Context(error) => error.into(),
+    }
+}
+
+fn syntax_failure(source: &SourceFile<'_>, diagnostics: &[Diagnostic]) -> Failure {
+    let drawn: Vec<String> = diagnostics
+        .iter()
+        .map(|diagnostic| syntax(source, diagnostic))
+        .collect();
+    Failure::rendered(Fault::Build, drawn.join("\n\n"))
+}
+
+/// A syntax error.
 fn syntax(source: &SourceFile<'_>, diagnostic: &Diagnostic) -> String {
     let remark = Remark {
-        severity: diagnostic.severity,
+        grade: Grade::Error,
         title: diagnostic.message.clone(),
         span: Some(diagnostic.span),
         label: None,
         notes: Vec::new(),
         hint: diagnostic.hint.as_deref(),
+        fix: diagnostic.fix.as_ref(),
     };
     draw(source, &remark)
 }
@@ -84,12 +97,13 @@ fn plan_error(source: &SourceFile<'_>, error: &PlanError) -> String {
     });
     let (title, notes) = title_and_notes(&with_causes(&error.problem));
     let remark = Remark {
-        severity: Severity::Error,
+        grade: Grade::Error,
         title,
         span: error.span,
         label: None,
         notes,
         hint: hint.as_deref(),
+        fix: None,
     };
     draw(source, &remark)
 }
@@ -114,24 +128,62 @@ fn step_failure(source: &SourceFile<'_>, name: &str, lines: Option<(usize, usize
         _ => None,
     };
     let remark = Remark {
-        severity: Severity::Error,
+        grade: Grade::Error,
         title: format!("{}: {title}", printable(name.as_bytes(), false)),
         span: lines.map(|lines| span_of_lines(source.text, lines)),
         label: None,
         notes,
         hint,
+        fix: None,
     };
     Failure::rendered(fault_of_step(error), draw(source, &remark))
 }
 
+/// A warning under its source line, with the page that describes its rule, and what to write instead.
+pub(super) fn drawn_warning(stream: &impl IsTerminal, source: &SourceFile<'_>, warning: &Warning) -> String {
+    let page = warning.rule.and_then(|rule| rule.url());
+    let remark = Remark {
+        grade: warning.rule.map_or(Grade::Warning, Grade::Violation),
+        title: printable(warning.message.as_bytes(), false),
+        span: warning.span,
+        label: None,
+        notes: page.into_iter().collect(),
+        hint: warning.hint.as_deref(),
+        fix: warning.fix.as_ref(),
+    };
+    draw_for(stream, source, &remark)
+}
+
+/// A build's warnings, each in one line, and how many of them are violations of build checks.
+pub(super) fn warning_lines(source: &SourceFile<'_>, warnings: &[Warning]) -> Vec<String> {
+    let mut lines: Vec<String> = warnings.iter().map(|warning| warning_line(source, warning)).collect();
+    let violations = warnings.iter().filter(|warning| warning.rule.is_some()).count();
+    if violations > 0 {
+        let count = counted(violations, "warning");
+        lines.push(format!(
+            "{count} found (`builder build --check` shows where, and what to write instead)"
+        ));
+    }
+    lines
+}
+
+/// `1 warning`, `2 warnings`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A warning in one line: `Dockerfile:3: UndefinedVar: …`.
-pub(super) fn warning_line(source: &SourceFile<'_>, warning: &Warning) -> String {
+fn warning_line(source: &SourceFile<'_>, warning: &Warning) -> String {
     let place = match warning.span {
         Some(span) => format!("{}:{}: ", source.name, line_of(source.text.as_bytes(), span.start)),
         None => String::new(),
     };
+    let hint = match (&warning.rule, &warning.hint) {
+        (None, Some(hint)) => format!(" ({hint})"),
+        _ => String::new(),
+    };
     match warning.rule {
         Some(rule) => format!("{place}{rule}: {}", warning.message),
-        None => format!("{place}{}", warning.message),
+        None => format!("{place}{}{hint}", warning.message),
     }
 }

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use crate::cancel::Cancel;
 use crate::executor::sandbox::rootless::{Identities, enter_user_namespace, has_single_id};
 use crate::oci::Platform;
-use crate::pull::Puller;
+use crate::pull::{Looker, PullPolicy, Puller};
 use crate::registry::{Client, Credentials};
 use crate::snapshot::{IdMode, Snapshotter};
 use crate::store::{ImageRecord, Store};
@@ -57,6 +57,21 @@ impl Session {
     /// Whether files can be given to anybody, outside of this process's namespace too.
     pub fn is_root(&self) -> bool {
         matches!(self.identities, Identities::Root)
+    }
+
+    /// What a look at images needs: no identity is taken on, and no store is made where there is none.
+    pub fn looker(global: &GlobalOptions, policy: PullPolicy, cancel: &Cancel) -> Result<Looker, Failure> {
+        let config = Config::load()?;
+        let root = global
+            .root
+            .clone()
+            .or_else(|| config.root.clone())
+            .or_else(|| default_root().ok());
+        let made = root.filter(|root| root.join("index.sqlite").exists());
+        let store = made.and_then(|root| Store::open(&root).ok());
+        let credentials = Credentials::in_files(credential_files());
+        let client = Client::new(config.registry, credentials, cancel.clone());
+        Ok(Looker::new(client, store, policy))
     }
 
     /// The image that `text` names.

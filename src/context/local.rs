@@ -94,15 +94,7 @@ impl LocalContext {
     /// # Errors
     /// No directory, or an ignore file that is malformed, no regular file, or larger than 1 MiB.
     pub fn open(path: &Path, dockerfile: Option<&Path>, stat_caches: &Path) -> Result<Self, ContextError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT => ContextError::Missing { path: path.to_owned() },
-            Errno::NOTDIR => ContextError::NotADirectory { path: path.to_owned() },
-            errno => ContextError::Unreadable {
-                path: path.to_owned(),
-                source: errno.into(),
-            },
-        })?;
+        let root = open_root(path)?;
         let unreadable = |source| ContextError::Unreadable {
             path: path.to_owned(),
             source,
@@ -175,6 +167,26 @@ impl LocalContext {
     pub fn save_stat_cache(&self) -> Result<(), StatCacheError> {
         self.cache.save()
     }
+}
+
+/// What the ignore file of a context at `path` leaves out, as [`LocalContext::open`] finds it.
+///
+/// # Errors
+/// As [`LocalContext::open`].
+pub fn ignore_rules(path: &Path, dockerfile: Option<&Path>) -> Result<IgnoreRules, ContextError> {
+    read_ignore_file(path, open_root(path)?.as_fd(), dockerfile)
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd, ContextError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT => ContextError::Missing { path: path.to_owned() },
+        Errno::NOTDIR => ContextError::NotADirectory { path: path.to_owned() },
+        errno => ContextError::Unreadable {
+            path: path.to_owned(),
+            source: errno.into(),
+        },
+    })
 }
 
 fn read_ignore_file(path: &Path, root: BorrowedFd<'_>, dockerfile: Option<&Path>) -> Result<IgnoreRules, ContextError> {

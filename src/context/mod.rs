@@ -19,7 +19,7 @@ pub mod xattr;
 
 pub use glob::{Glob, has_wildcard};
 pub use ignore::{DirectoryMatches, IgnoreError, IgnoreRules, Rule};
-pub use local::{ContextError, DigestedSelection, LocalContext};
+pub use local::{ContextError, DigestedSelection, LocalContext, ignore_rules};
 pub use metadata::{
     Entry, FileKind, Metadata, Role, Timestamp, Xattr, join, open_beneath, open_directory_beneath, parent_of,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::diagnostic::Rule;
+use super::rule::Rule;
 
 /// Which build checks speak, and whether they end the build.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -4,105 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::ast::Span;
-
-/// A build check, named as in BuildKit's linter.
-///
-/// Source: BuildKit `frontend/dockerfile/docs/rules`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-#[expect(missing_docs, reason = "each is described by `Rule::description`")]
-pub enum Rule {
-    StageNameCasing,
-    FromAsCasing,
-    NoEmptyContinuation,
-    ConsistentInstructionCasing,
-    DuplicateStageName,
-    ReservedStageName,
-    JsonArgsRecommended,
-    MaintainerDeprecated,
-    UndefinedArgInFrom,
-    WorkdirRelativePath,
-    UndefinedVar,
-    MultipleInstructionsDisallowed,
-    LegacyKeyValueFormat,
-    InvalidBaseImagePlatform,
-    RedundantTargetPlatform,
-    SecretsUsedInArgOrEnv,
-    InvalidDefaultArgInFrom,
-    FromPlatformFlagConstDisallowed,
-    CopyIgnoredFile,
-    InvalidDefinitionDescription,
-    ExposeProtoCasing,
-    ExposeInvalidFormat,
-}
-
-impl Rule {
-    /// The name, as `# check=skip=` takes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Rule::StageNameCasing => "StageNameCasing",
-            Rule::FromAsCasing => "FromAsCasing",
-            Rule::NoEmptyContinuation => "NoEmptyContinuation",
-            Rule::ConsistentInstructionCasing => "ConsistentInstructionCasing",
-            Rule::DuplicateStageName => "DuplicateStageName",
-            Rule::ReservedStageName => "ReservedStageName",
-            Rule::JsonArgsRecommended => "JSONArgsRecommended",
-            Rule::MaintainerDeprecated => "MaintainerDeprecated",
-            Rule::UndefinedArgInFrom => "UndefinedArgInFrom",
-            Rule::WorkdirRelativePath => "WorkdirRelativePath",
-            Rule::UndefinedVar => "UndefinedVar",
-            Rule::MultipleInstructionsDisallowed => "MultipleInstructionsDisallowed",
-            Rule::LegacyKeyValueFormat => "LegacyKeyValueFormat",
-            Rule::InvalidBaseImagePlatform => "InvalidBaseImagePlatform",
-            Rule::RedundantTargetPlatform => "RedundantTargetPlatform",
-            Rule::SecretsUsedInArgOrEnv => "SecretsUsedInArgOrEnv",
-            Rule::InvalidDefaultArgInFrom => "InvalidDefaultArgInFrom",
-            Rule::FromPlatformFlagConstDisallowed => "FromPlatformFlagConstDisallowed",
-            Rule::CopyIgnoredFile => "CopyIgnoredFile",
-            Rule::InvalidDefinitionDescription => "InvalidDefinitionDescription",
-            Rule::ExposeProtoCasing => "ExposeProtoCasing",
-            Rule::ExposeInvalidFormat => "ExposeInvalidFormat",
-        }
-    }
-
-    /// What the rule asks for.
-    pub fn description(self) -> &'static str {
-        match self {
-            Rule::StageNameCasing => "names of stages are lower-case",
-            Rule::FromAsCasing => "AS is written in the case of its FROM",
-            Rule::NoEmptyContinuation => "no empty line stands between continued lines",
-            Rule::ConsistentInstructionCasing => "all instructions are written in one case",
-            Rule::DuplicateStageName => "no two stages have one name",
-            Rule::ReservedStageName => "no stage takes a reserved name",
-            Rule::JsonArgsRecommended => "CMD and ENTRYPOINT are JSON arrays, so that signals reach the program",
-            Rule::MaintainerDeprecated => "an author is given by a label, not by MAINTAINER",
-            Rule::UndefinedArgInFrom => "FROM uses declared arguments",
-            Rule::WorkdirRelativePath => "a relative WORKDIR follows an absolute one",
-            Rule::UndefinedVar => "variables are defined before they are used",
-            Rule::MultipleInstructionsDisallowed => "an instruction whose last occurrence wins occurs once in a stage",
-            Rule::LegacyKeyValueFormat => "ENV and LABEL are written key=value",
-            Rule::InvalidBaseImagePlatform => "the base image is of the platform that is built",
-            Rule::RedundantTargetPlatform => "FROM does not name $TARGETPLATFORM, which is the default",
-            Rule::SecretsUsedInArgOrEnv => "ARG and ENV hold no secrets",
-            Rule::InvalidDefaultArgInFrom => "the defaults of global arguments make a valid image name",
-            Rule::FromPlatformFlagConstDisallowed => "FROM --platform is not a constant",
-            Rule::CopyIgnoredFile => "nothing is copied that .dockerignore excludes",
-            Rule::InvalidDefinitionDescription => "a comment above a definition is its name and description",
-            Rule::ExposeProtoCasing => "protocols in EXPOSE are lower-case",
-            Rule::ExposeInvalidFormat => "EXPOSE names ports of the container alone",
-        }
-    }
-
-    /// Whether the rule is off until `# check=experimental=` asks for it.
-    pub fn is_experimental(self) -> bool {
-        self == Rule::InvalidDefinitionDescription
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use super::rule::Rule;
 
 /// Whether a diagnostic ends the build.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,8 +24,37 @@ pub struct Diagnostic {
     pub message: String,
     /// Where.
     pub span: Span,
+    /// The lines of the instruction that it is about, from 1, first and last; `None` for what is about none.
+    pub lines: Option<(usize, usize)>,
     /// What to do.
     pub hint: Option<String>,
+    /// What to write instead, where that is known.
+    pub fix: Option<Fix>,
+}
+
+/// A change of the source that settles a diagnostic without changing what is built, as far as that can be known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fix {
+    /// The edits; their spans do not overlap.
+    pub edits: Vec<Edit>,
+}
+
+/// One edit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Edit {
+    /// What is replaced.
+    pub span: Span,
+    /// What stands there instead.
+    pub replacement: String,
+}
+
+impl Fix {
+    /// The fix that replaces one place.
+    pub fn replace(span: Span, replacement: impl Into<String>) -> Fix {
+        let replacement = replacement.into();
+        let edits = vec![Edit { span, replacement }];
+        Fix { edits }
+    }
 }
 
 impl Diagnostic {
@@ -133,7 +64,9 @@ impl Diagnostic {
             severity: Severity::Error,
             message: message.into(),
             span,
+            lines: None,
             hint: None,
+            fix: None,
         }
     }
 
@@ -143,7 +76,9 @@ impl Diagnostic {
             severity: Severity::Warning(rule),
             message: message.into(),
             span,
+            lines: None,
             hint: None,
+            fix: None,
         }
     }
 
@@ -153,6 +88,11 @@ impl Diagnostic {
             hint: Some(hint.into()),
             ..self
         }
+    }
+
+    /// The same with a fix.
+    pub fn with_fix(self, fix: Fix) -> Diagnostic {
+        Diagnostic { fix: Some(fix), ..self }
     }
 
     /// The rule that is violated; none for an error.

@@ -3,8 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::ast::{Instruction, InstructionKind, Stage};
-use super::diagnostic::{Diagnostic, Rule};
+use super::ast::{Instruction, InstructionKind, Span, Stage};
+use super::diagnostic::{Diagnostic, Fix};
+use super::rule::Rule;
 
 /// Names that stand for something else where an image or a stage is named.
 const RESERVED_NAMES: [&str; 2] = ["context", "scratch"];
@@ -43,22 +44,40 @@ pub(super) fn check_file(stages: &[Stage], casing: Casing, warnings: &mut Vec<Di
 }
 
 fn check_casing(stages: &[Stage], casing: &Casing, warnings: &mut Vec<Diagnostic>) {
-    let (wanted, fits): (_, fn(&str) -> bool) = if casing.lower > casing.upper {
-        ("lower", is_lower)
+    let lower = casing.lower > casing.upper;
+    let (majority, fits): (_, fn(&str) -> bool) = if lower {
+        ("lowercase", is_lower)
     } else {
-        ("upper", is_upper)
+        ("uppercase", is_upper)
     };
     for stage in stages {
-        let from = (&stage.text, stage.span, &stage.check);
-        let others = stage
-            .instructions
-            .iter()
-            .map(|instruction| (&instruction.text, instruction.span, &instruction.check));
-        for (text, span, check) in std::iter::once(from).chain(others) {
+        let from = (&stage.text, stage.span, stage.lines, &stage.check);
+        let others = stage.instructions.iter().map(|instruction| {
+            (
+                &instruction.text,
+                instruction.span,
+                instruction.lines,
+                &instruction.check,
+            )
+        });
+        for (text, span, lines, check) in std::iter::once(from).chain(others) {
             let keyword = text.split_whitespace().next().unwrap_or_default();
             if !fits(keyword) && !check.skips(Rule::ConsistentInstructionCasing) {
-                let message = format!("`{keyword}` is not in {wanted} case, as most instructions are");
-                warnings.push(Diagnostic::warning(Rule::ConsistentInstructionCasing, span, message));
+                let message = format!("Command '{keyword}' should match the case of the command majority ({majority})");
+                let span = Span {
+                    start: span.start,
+                    end: span.start + keyword.len(),
+                };
+                let wanted = if lower {
+                    keyword.to_ascii_lowercase()
+                } else {
+                    keyword.to_ascii_uppercase()
+                };
+                warnings.push(Diagnostic {
+                    lines: Some(lines),
+                    fix: Some(Fix::replace(span, wanted)),
+                    ..Diagnostic::warning(Rule::ConsistentInstructionCasing, span, message)
+                });
             }
         }
     }
@@ -70,19 +89,25 @@ fn check_names(stages: &[Stage], warnings: &mut Vec<Diagnostic>) {
         let Some(name) = &stage.name else { continue };
         let mut warn = |rule, message| {
             if !stage.check.skips(rule) {
-                warnings.push(Diagnostic::warning(rule, name.span, message));
+                warnings.push(Diagnostic {
+                    lines: Some(stage.lines),
+                    ..Diagnostic::warning(rule, name.span, message)
+                });
             }
         };
         if RESERVED_NAMES.contains(&name.value.as_str()) {
             warn(
                 Rule::ReservedStageName,
-                format!("the stage's name `{}` is reserved", name.value),
+                format!(
+                    "Stage name should not use the same name as reserved stage {:?}",
+                    name.value
+                ),
             );
         }
         if !seen.insert(&name.value) {
             warn(
                 Rule::DuplicateStageName,
-                format!("`{}` is the name of an earlier stage too", name.value),
+                format!("Duplicate stage name {:?}, stage names should be unique", name.value),
             );
         }
     }
@@ -102,8 +127,14 @@ fn check_repeated(stage: &Stage, warnings: &mut Vec<Diagnostic>) {
         if let Some(earlier) = last.insert(name, instruction)
             && !instruction.check.skips(rule)
         {
-            let message = format!("this {name} has no effect: a later one in the stage replaces it");
-            warnings.push(Diagnostic::warning(rule, earlier.span, message));
+            let keyword = instruction.text.split_whitespace().next().unwrap_or(name);
+            let message = format!(
+                "Multiple {keyword} instructions should not be used in the same stage because only the last one will be used"
+            );
+            warnings.push(Diagnostic {
+                lines: Some(earlier.lines),
+                ..Diagnostic::warning(rule, earlier.span, message)
+            });
         }
     }
 }

@@ -19,13 +19,14 @@ mod mount;
 mod parse;
 mod pattern;
 mod print;
+mod rule;
 mod source;
 mod split;
 mod suggest;
 
 pub use ast::*;
 pub use check::{CheckError, CheckOptions, RuleSet};
-pub use diagnostic::{Diagnostic, Rule, Severity, displayable, line_of};
+pub use diagnostic::{Diagnostic, Edit, Fix, Severity, displayable, line_of};
 pub use expand::{
     ExpandError, ExpandProblem, Lookup, MAX_EXPANDED_BYTES, MAX_EXPANDED_HEREDOC_BYTES, MAX_EXPANSION_DEPTH,
 };
@@ -33,5 +34,6 @@ pub use mount::{
     CacheSharing, MountAccess, MountError, MountOptions, MountOwner, MountSource, mount_from, parse_mount,
 };
 pub use parse::{MAX_DOCKERFILE_BYTES, MAX_ERRORS, MAX_INSTRUCTIONS, MAX_STAGES, parse, parse_onbuild};
+pub use rule::Rule;
 pub use source::MAX_LINE_BYTES;
 pub use suggest::nearest;

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 
 use super::ast::{Dockerfile, Instruction, InstructionKind, Span, Stage};
-use super::diagnostic::{Diagnostic, Rule, displayable};
+use super::diagnostic::{Diagnostic, Edit, Fix, displayable};
 use super::directive::DirectiveReader;
 use super::heredoc::{openings, read_body};
 use super::instruction::{Input, Keyword, Statements};
 use super::lint;
+use super::rule::Rule;
 use super::source::{Lines, LogicalLine, PhysicalLine, is_comment, without_continuation};
 
 /// The largest Dockerfile that is read, in bytes. Whoever reads the file refuses a larger one before reading it.
@@ -218,9 +219,9 @@ impl<'a> Parser<'a> {
                 continue;
             }
             if physical.text.trim_start().is_empty() {
-                line.empty_continuation.get_or_insert(Span {
+                line.empty_lines.push(Span {
                     start: physical.start,
-                    end: physical.end(),
+                    end: physical.start + physical.whole.len(),
                 });
                 continue;
             }
@@ -290,19 +291,19 @@ impl<'a> Parser<'a> {
     fn place(&mut self, mut input: Input<'_>) -> Result<(), Diagnostic> {
         let check = input.check();
         let mut warnings = Vec::new();
-        if let Some(span) = input.line.empty_continuation {
-            let message = "an empty line stands between continued lines, which will become an error";
-            warnings.push(Diagnostic::warning(Rule::NoEmptyContinuation, span, message));
-        }
         let keyword = input.keyword;
         let statement = input.read(&mut warnings);
-        warnings.retain(|warning| warning.rule().is_none_or(|rule| !check.skips(rule)));
-        self.warnings.append(&mut warnings);
-        if keyword == Keyword::From || (keyword == Keyword::Arg && self.stages.is_empty()) {
-            self.casing.count(input.keyword_text(), keyword == Keyword::From);
-        } else {
-            self.casing.count(input.keyword_text(), true);
+        let lines = (input.line.lines.0, self.lines.number);
+        for warning in &mut warnings {
+            warning.lines = Some(lines);
         }
+        warnings.extend(empty_continuation(input.line));
+        // What a global ARG holds is in no image.
+        let global = keyword == Keyword::Arg && self.stages.is_empty();
+        let told = |rule| !check.skips(rule) && !(global && rule == Rule::SecretsUsedInArgOrEnv);
+        warnings.retain(|warning| warning.rule().is_none_or(told));
+        self.warnings.append(&mut warnings);
+        self.casing.count(input.keyword_text(), !global);
         let kind = match statement {
             Ok(Statements::Stage(stage)) => {
                 self.stages.push(Some(stage));
@@ -317,7 +318,6 @@ impl<'a> Parser<'a> {
             }
         };
         let (span, text) = (input.line.whole_span(), input.text());
-        let lines = (input.line.lines.0, self.lines.number);
         let instruction = Instruction {
             span,
             lines,
@@ -338,6 +338,24 @@ impl<'a> Parser<'a> {
         }
         Ok(())
     }
+}
+
+/// The rule about empty lines between continued ones. It counts as standing on the last line, as in BuildKit.
+fn empty_continuation(line: &LogicalLine<'_>) -> Option<Diagnostic> {
+    let first = *line.empty_lines.first()?;
+    let span = Span {
+        start: first.start,
+        end: first.start,
+    };
+    let edits = line.empty_lines.iter().map(|span| Edit {
+        span: *span,
+        replacement: String::new(),
+    });
+    Some(Diagnostic {
+        lines: Some((line.lines.1, line.lines.1)),
+        fix: Some(Fix { edits: edits.collect() }),
+        ..Diagnostic::warning(Rule::NoEmptyContinuation, span, "Empty continuation line")
+    })
 }
 
 fn too_many(line: &LogicalLine<'_>) -> Diagnostic {

@@ -127,8 +127,8 @@ pub(super) struct LogicalLine<'a> {
     pub lines: (usize, usize),
     /// The comments directly above, without their `#`.
     pub comments: Vec<&'a str>,
-    /// The first empty line between continued ones.
-    pub empty_continuation: Option<Span>,
+    /// The empty lines between continued ones.
+    pub empty_lines: Vec<Span>,
 }
 
 impl<'a> LogicalLine<'a> {
@@ -139,7 +139,7 @@ impl<'a> LogicalLine<'a> {
             pieces: vec![Piece { joined: 0, source }],
             lines: (number, number),
             comments,
-            empty_continuation: None,
+            empty_lines: Vec::new(),
         }
     }
 

@@ -30,19 +30,25 @@ impl Bases<'_> {
 
 impl ImageResolver for Bases<'_> {
     fn resolve(&self, requests: &[ImageRequest]) -> Vec<Result<ResolvedBase, ResolveError>> {
-        std::thread::scope(|scope| {
-            let lookups: Vec<_> = requests
-                .iter()
-                .map(|request| scope.spawn(|| self.find(request)))
-                .collect();
-            lookups
-                .into_iter()
-                .map(|lookup| lookup.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
-        })
+        all_at_once(requests, |request| self.find(request))
     }
 
     fn resolve_sources(&self, requests: &[Remote]) -> Vec<Result<Source, ResolveError>> {
         sources::find(self.fetcher, requests)
     }
+}
+
+/// What `find` answers to each request; most of the time is spent waiting for registries.
+pub(super) fn all_at_once<A: Send>(requests: &[ImageRequest], find: impl Fn(&ImageRequest) -> A + Sync) -> Vec<A> {
+    let find = &find;
+    std::thread::scope(|scope| {
+        let lookups: Vec<_> = requests
+            .iter()
+            .map(|request| scope.spawn(move || find(request)))
+            .collect();
+        lookups
+            .into_iter()
+            .map(|lookup| lookup.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }

@@ -4,6 +4,7 @@
 //! `sources` whatever else is named and lies elsewhere.
 
 mod bases;
+mod calls;
 mod contexts;
 mod sources;
 
@@ -11,6 +12,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+
+pub use calls::{CallError, CallRequest, Checked, Target, check, outline, targets};
 
 use time::OffsetDateTime;
 
@@ -136,7 +139,11 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         pull: request.pull,
         fetcher: &fetcher,
     };
-    let plan = planner::plan(&dockerfile, &request.plan, &bases)?;
+    let mut options = request.plan.clone();
+    if let Some(context) = contexts.get("context") {
+        options.ignored = calls::known_to_be_ignored(context.ignore().clone());
+    }
+    let plan = planner::plan(&dockerfile, &options, &bases)?;
     let cache = Cache::new(store.clone());
     let services = Services {
         store,

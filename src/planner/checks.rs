@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use crate::oci::{Platform, Reference};
-use crate::parser::{Dockerfile, InstructionKind, Rule, Stage, Word};
+use crate::parser::{Dockerfile, Fix, InstructionKind, Rule, Span, Stage, Word, nearest};
 
 use super::environment::Environment;
 use super::expand::{self, Expanded};
 use super::globals::{self, Globals};
 use super::options::PlanOptions;
-use super::report::Report;
+use super::report::{Report, Violation};
+use super::stages::MOST_CANDIDATES;
 
 /// Build arguments that have a meaning of their own, so that no ARG need declare them.
 const SPECIAL_ARGUMENTS: [&str; 11] = [
@@ -39,7 +40,7 @@ pub(super) fn default_base_names(dockerfile: &Dockerfile, options: &PlanOptions,
         if base.value.parse::<Reference>().is_err() && !is_stage_name(dockerfile, &base.value) {
             let image = &stage.image.raw;
             let message = format!("Default value for ARG {image} results in empty or invalid base image name");
-            report.violation(Rule::InvalidDefaultArgInFrom, stage.span, &stage.check, message);
+            report.violation(Violation::of_stage(stage, Rule::InvalidDefaultArgInFrom, message));
         }
     }
 }
@@ -65,16 +66,38 @@ pub(super) fn platform_of_from(
             "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
             word.raw
         );
-        report.violation(Rule::RedundantTargetPlatform, stage.span, &stage.check, message);
+        let violation = Violation::of_stage(stage, Rule::RedundantTargetPlatform, message);
+        report.violation(violation.with_fix(without_platform(stage, word)));
     }
     let constant = expanded.undefined.is_empty() && expanded.used.is_empty();
     if let (true, Ok(platform)) = (constant, value.parse::<Platform>()) {
         let name = stage.name.as_ref().map_or("", |name| name.value.as_str());
         if !name.contains(&platform.os) && !name.contains(&platform.architecture) {
             let message = format!("FROM --platform flag should not use constant value {value:?}");
-            report.violation(Rule::FromPlatformFlagConstDisallowed, stage.span, &stage.check, message);
+            report.violation(Violation::of_stage(
+                stage,
+                Rule::FromPlatformFlagConstDisallowed,
+                message,
+            ));
         }
     }
+}
+
+/// FROM without its `--platform`, where it is written plainly.
+fn without_platform(stage: &Stage, word: &Word) -> Option<Fix> {
+    const FLAG: &str = "--platform=";
+    if stage.span.end - stage.span.start != stage.text.len() {
+        return None; // It is continued: its text is not letter by letter that of the source.
+    }
+    let at = word.span.start.checked_sub(stage.span.start)?;
+    stage.text.get(..at)?.strip_suffix(FLAG)?;
+    let after = stage.text.get(word.span.end - stage.span.start..)?;
+    let blanks = after.len() - after.trim_start().len();
+    let span = Span {
+        start: word.span.start - FLAG.len(),
+        end: word.span.end + blanks,
+    };
+    (blanks > 0).then(|| Fix::replace(span, ""))
 }
 
 /// The base image should be of the platform that was asked for.
@@ -84,7 +107,7 @@ pub(super) fn base_platform(stage: &Stage, wanted: &Platform, found: &Platform, 
         let (found, wanted) = (found.to_string(), wanted.to_string());
         let message =
             format!("Base image {image} was pulled with platform {found:?}, expected {wanted:?} for current build");
-        report.violation(Rule::InvalidBaseImagePlatform, stage.span, &stage.check, message);
+        report.violation(Violation::of_stage(stage, Rule::InvalidBaseImagePlatform, message));
     }
 }
 
@@ -106,7 +129,10 @@ pub(super) fn unused_build_args(
         let special = SPECIAL_ARGUMENTS.contains(&name.as_str());
         let proxy = PROXY_ARGUMENTS.iter().any(|proxy| proxy.eq_ignore_ascii_case(name));
         if !declared.contains(name.as_str()) && !special && !proxy {
-            report.warn(format!("build argument {name} is not used: no ARG declares it"));
+            let message = format!("build argument {name} is not used: no ARG declares it");
+            let similar = nearest(name, declared.iter().copied().take(MOST_CANDIDATES));
+            let hint = similar.map(|similar| format!("did you mean `{similar}`?"));
+            report.warn(message, None, hint);
         }
     }
 }

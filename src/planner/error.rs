@@ -7,20 +7,29 @@ use crate::parser::{CheckError, Diagnostic, ExpandError, MountError, Span};
 
 use super::address::AddressError;
 use super::images::ResolveError;
+use super::report::Warning;
 
 /// All that is wrong; at least one thing.
 #[derive(Debug)]
-pub struct PlanErrors(Vec<PlanError>);
+pub struct PlanErrors {
+    errors: Vec<PlanError>,
+    warnings: Vec<Warning>,
+}
 
 impl PlanErrors {
     /// `None` where there is no error.
-    pub(super) fn from_list(errors: Vec<PlanError>) -> Option<Self> {
-        (!errors.is_empty()).then_some(Self(errors))
+    pub(super) fn new(errors: Vec<PlanError>, warnings: Vec<Warning>) -> Option<Self> {
+        (!errors.is_empty()).then_some(Self { errors, warnings })
     }
 
     /// The errors, in the order in which they were found.
     pub fn iter(&self) -> impl Iterator<Item = &PlanError> {
-        self.0.iter()
+        self.errors.iter()
+    }
+
+    /// What is allowed but likely a mistake, as far as it was found.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 }
 
@@ -29,13 +38,13 @@ impl IntoIterator for PlanErrors {
     type IntoIter = std::vec::IntoIter<PlanError>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.errors.into_iter()
     }
 }
 
 impl fmt::Display for PlanErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
+        for (index, error) in self.errors.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
             write!(f, "{separator}{error}")?;
         }
@@ -45,7 +54,7 @@ impl fmt::Display for PlanErrors {
 
 impl std::error::Error for PlanErrors {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.first().and_then(std::error::Error::source)
+        self.errors.first().and_then(std::error::Error::source)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::oci::{ImageConfig, Platform, Reference};
 use crate::parser::Span;
 
 use super::error::{PlanError, Problem};
+use super::purpose::Purpose;
 use super::report::Report;
 
 /// An image that the plan needs.
@@ -71,6 +72,7 @@ impl Images {
         &mut self,
         resolver: &dyn ImageResolver,
         report: &mut Report,
+        purpose: Purpose,
         similar: impl Fn(&Reference) -> Option<String>,
     ) {
         let requests = &self.requests[self.asked..];
@@ -83,7 +85,7 @@ impl Images {
                     let key = (request.reference.clone(), request.platform.clone());
                     self.found.insert(key, base);
                 }
-                Err(source) => report.error(PlanError {
+                Err(source) if purpose.needs_bases() => report.error(PlanError {
                     problem: Problem::BaseImage {
                         reference: Box::new(request.reference.clone()),
                         similar: similar(&request.reference),
@@ -91,6 +93,11 @@ impl Images {
                     },
                     span: Some(request.span),
                 }),
+                Err(source) => {
+                    let message = format!("image `{}` is not known: {source}", request.reference.familiar());
+                    let hint = "checks that depend on its configuration are silent";
+                    report.warn(message, Some(request.span), Some(hint.to_owned()));
+                }
             }
         }
         self.asked = self.requests.len();

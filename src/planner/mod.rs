@@ -18,9 +18,11 @@ mod history;
 mod images;
 mod lower;
 mod options;
+mod outline;
 mod path;
 mod platforms;
 mod ports;
+mod purpose;
 mod report;
 mod signal;
 mod sources;
@@ -31,14 +33,16 @@ pub use address::{AddressError, BareForm, file_address, git_address, is_url};
 pub use error::{PlanError, PlanErrors, Problem};
 pub use images::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
 pub use options::{Confinement, NamedContext, NoCache, PlanOptions};
+pub use outline::{Outline, OutlinedArg, OutlinedMount};
 pub use platforms::PlatformNames;
+pub use purpose::{IgnoredPaths, Purpose};
 pub use report::Warning;
 
 use crate::graph::{Graph, VertexId};
 use crate::oci::{ImageConfig, Timestamp};
-use crate::parser::Dockerfile;
+use crate::parser::{Dockerfile, Stage};
 
-use lower::Lowering;
+use lower::{Lowered, Lowering};
 use report::Report;
 use sources::Sources;
 use stages::StageTable;
@@ -59,6 +63,8 @@ pub struct BuildPlan {
     /// What is allowed but likely a mistake, in the order of the source: the violations that the parser saw, as far as
     /// the file's `# check=` does not silence them, and those that need a scope.
     pub warnings: Vec<Warning>,
+    /// What the target takes; empty where the plan was not made for [`Purpose::Outline`].
+    pub outline: Outline,
 }
 
 /// Plans the build of `options.target`, or of the last stage.
@@ -79,17 +85,33 @@ pub fn plan(
         Ok(target) => target,
         Err(error) => return Err(report.fail(error)),
     };
-    let needed = steps::collect(&mut stages, target, resolver, &mut report);
+    let wanted = match (options.purpose, &options.target) {
+        (Purpose::Check, None) => (0..=target).collect(),
+        _ => vec![target],
+    };
+    let needed = steps::collect(&mut stages, &wanted, resolver, &mut report);
+    let left_out: Vec<&Stage> = (dockerfile.stages.iter().zip(&needed.stages))
+        .filter(|(_, steps)| steps.is_none())
+        .map(|(stage, _)| stage)
+        .collect();
+    report.leave_out(&left_out);
+    let is_needed: Vec<bool> = needed.stages.iter().map(Option::is_some).collect();
     let mut sources = Sources::default();
-    if needed.may_be_remote() {
+    if options.purpose == Purpose::Build && needed.may_be_remote() {
         let mut rehearsal = Report::new(dockerfile, options);
         let gathering = Lowering::new(options, &globals, &stages, needed.clone(), sources, &mut rehearsal);
         sources = gathering.gather(target);
         sources.resolve(resolver);
     }
-    let (state, graph) = Lowering::new(options, &globals, &stages, needed, sources, &mut report).lower(target);
+    let Lowered { state, graph, recorder } =
+        Lowering::new(options, &globals, &stages, needed, sources, &mut report).lower(target);
     checks::unused_build_args(dockerfile, options, &globals, &mut report);
+    let escape = report.escape;
     let (state, warnings) = report.finish(state)?;
+    let outline = match options.purpose {
+        Purpose::Outline => recorder.outline(dockerfile, &globals, escape, target, &stages, &is_needed),
+        Purpose::Build | Purpose::Check => Outline::default(),
+    };
     let result = state.file_system;
     let mut config = state.into_config();
     config.config.labels.extend(options.labels.clone());
@@ -101,5 +123,6 @@ pub fn plan(
         config,
         epoch: globals.epoch,
         warnings,
+        outline,
     })
 }

@@ -6,6 +6,7 @@ use crate::graph::{ExtraHost, NetworkMode};
 use crate::oci::{Platform, Reference};
 
 use super::platforms::PlatformNames;
+use super::purpose::{IgnoredPaths, Purpose};
 
 /// What the command line says about a plan.
 #[derive(Clone, Debug)]
@@ -37,6 +38,10 @@ pub struct PlanOptions {
     pub named_contexts: BTreeMap<String, NamedContext>,
     /// `--allow security.insecure`.
     pub confinement: Confinement,
+    /// What the plan is made for.
+    pub purpose: Purpose,
+    /// What the main context's ignore file leaves out.
+    pub ignored: IgnoredPaths,
 }
 
 impl Default for PlanOptions {
@@ -55,6 +60,8 @@ impl Default for PlanOptions {
             hostname: None,
             named_contexts: BTreeMap::new(),
             confinement: Confinement::Required,
+            purpose: Purpose::Build,
+            ignored: IgnoredPaths::default(),
         }
     }
 }

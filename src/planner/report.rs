@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::parser::{CheckError, CheckOptions, Dockerfile, Rule, Span};
+use crate::parser::{CheckError, CheckOptions, Dockerfile, Fix, Rule, Span, Stage};
 
 use super::error::{PlanError, PlanErrors, Problem};
 use super::options::PlanOptions;
+use super::steps::Step;
 
 /// More warnings than anybody reads, and a bound on what a hostile file can make.
 const MOST_WARNINGS: usize = 1000;
@@ -22,6 +23,48 @@ pub struct Warning {
     pub message: String,
     /// Where; `None` for what comes from the command line.
     pub span: Option<Span>,
+    /// The lines of the instruction, from 1, first and last.
+    pub lines: Option<(usize, usize)>,
+    /// What to do.
+    pub hint: Option<String>,
+    /// What to write instead, where that is known.
+    pub fix: Option<Fix>,
+}
+
+/// The violation of a build check by an instruction, whose own comment may silence it.
+pub(super) struct Violation<'v> {
+    own: &'v CheckOptions,
+    warning: Warning,
+}
+
+impl<'v> Violation<'v> {
+    fn new(rule: Rule, span: Span, lines: (usize, usize), own: &'v CheckOptions, message: String) -> Self {
+        let warning = Warning {
+            rule: Some(rule),
+            message,
+            span: Some(span),
+            lines: Some(lines),
+            hint: None,
+            fix: None,
+        };
+        Self { own, warning }
+    }
+
+    /// A violation by a FROM.
+    pub(super) fn of_stage(stage: &'v Stage, rule: Rule, message: String) -> Self {
+        Self::new(rule, stage.span, stage.lines, &stage.check, message)
+    }
+
+    /// A violation by another instruction.
+    pub(super) fn of_step(step: &'v Step<'_>, rule: Rule, message: String) -> Self {
+        Self::new(rule, step.span(), step.lines(), &step.instruction.check, message)
+    }
+
+    /// The same, with what to write instead.
+    pub(super) fn with_fix(mut self, fix: Option<Fix>) -> Self {
+        self.warning.fix = fix;
+        self
+    }
 }
 
 /// What was found so far.
@@ -49,10 +92,18 @@ impl Report {
                 span: None,
             }),
         }
-        for warning in &dockerfile.warnings {
-            if let Some(rule) = warning.rule() {
-                report.violation(rule, warning.span, &CheckOptions::default(), warning.message.clone());
-            }
+        for diagnostic in &dockerfile.warnings {
+            let Some(rule) = diagnostic.rule() else { continue };
+            let warning = Warning {
+                rule: Some(rule),
+                message: diagnostic.message.clone(),
+                span: Some(diagnostic.span),
+                lines: diagnostic.lines,
+                hint: diagnostic.hint.clone(),
+                fix: diagnostic.fix.clone(),
+            };
+            let own = &CheckOptions::default();
+            report.violation(Violation { own, warning });
         }
         report
     }
@@ -66,24 +117,43 @@ impl Report {
         result.map_err(|error| self.error(error)).ok()
     }
 
-    /// Adds the violation of a build check by an instruction at `span` whose own comment says `own`, once, unless
-    /// the check is silenced.
-    pub(super) fn violation(&mut self, rule: Rule, span: Span, own: &CheckOptions, message: String) {
-        if self.checks.wants(rule, own) {
-            self.push(Warning {
-                rule: Some(rule),
-                message,
-                span: Some(span),
-            });
+    /// Adds the violation of a build check, once, unless the check is silenced.
+    pub(super) fn violation(&mut self, violation: Violation<'_>) {
+        let Violation { own, warning } = violation;
+        if warning.rule.is_some_and(|rule| self.checks.wants(rule, own)) {
+            self.push(warning);
         }
     }
 
     /// Adds a warning that is no build check's.
-    pub(super) fn warn(&mut self, message: String) {
+    pub(super) fn warn(&mut self, message: String, span: Option<Span>, hint: Option<String>) {
         self.push(Warning {
             rule: None,
             message,
-            span: None,
+            span,
+            lines: None,
+            hint,
+            fix: None,
+        });
+    }
+
+    /// Takes back what was found in stages that are not built, where BuildKit does not look either.
+    pub(super) fn leave_out(&mut self, stages: &[&Stage]) {
+        let within = |warning: &Warning| {
+            let line = warning.lines.map_or(0, |lines| lines.0);
+            stages.iter().any(|stage| {
+                let last = stage.instructions.last().map_or(0, |instruction| instruction.lines.1);
+                (stage.lines.1 + 1..=last).contains(&line)
+            })
+        };
+        let of_what_is_built = [
+            Rule::LegacyKeyValueFormat,
+            Rule::MultipleInstructionsDisallowed,
+            Rule::SecretsUsedInArgOrEnv,
+        ];
+        self.warnings.retain(|warning| {
+            let everywhere = !warning.rule.is_some_and(|rule| of_what_is_built.contains(&rule));
+            everywhere || !within(warning)
         });
     }
 
@@ -102,7 +172,7 @@ impl Report {
     pub(super) fn fail(self, error: PlanError) -> PlanErrors {
         let mut errors = self.errors;
         errors.push(error);
-        PlanErrors::from_list(errors).expect("one was just pushed")
+        PlanErrors::new(errors, self.warnings).expect("one was just pushed")
     }
 
     /// `# check=error=true` makes errors of violations.
@@ -132,10 +202,10 @@ impl Report {
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Warning>), PlanErrors> {
         self.fail_on_violations();
         self.warnings.sort_by_key(|warning| warning.span.map(|span| span.start));
-        match (PlanErrors::from_list(self.errors), value) {
-            (None, Some(value)) => Ok((value, self.warnings)),
-            (Some(errors), _) => Err(errors),
-            (None, None) => unreachable!("a stage without a result left an error"),
+        match (self.errors.is_empty(), value) {
+            (true, Some(value)) => Ok((value, self.warnings)),
+            (true, None) => unreachable!("a stage without a result left an error"),
+            (false, _) => Err(PlanErrors::new(self.errors, self.warnings).expect("there is one")),
         }
     }
 }

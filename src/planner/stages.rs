@@ -8,7 +8,7 @@ use super::error::{At, PlanError, Problem};
 use super::expand::{self, Expanded};
 use super::globals::Globals;
 use super::options::{NamedContext, PlanOptions};
-use super::report::Report;
+use super::report::{Report, Violation};
 
 /// The name of the base that holds nothing.
 const SCRATCH: &str = "scratch";
@@ -221,6 +221,11 @@ impl<'a> StageTable<'a> {
         names.map(|name| name.value.as_str())
     }
 
+    /// What the command line says.
+    pub(super) fn options(&self) -> &'a PlanOptions {
+        self.options
+    }
+
     pub(super) fn get(&self, index: usize) -> &StageEntry<'a> {
         &self.entries[index]
     }
@@ -260,7 +265,7 @@ fn in_from(stage: &Stage, word: &Word, globals: &Globals, report: &mut Report) -
             "FROM argument '{name}' is not declared{}",
             did_you_mean(similar_argument(name, globals))
         );
-        report.violation(Rule::UndefinedArgInFrom, stage.span, &stage.check, message);
+        report.violation(Violation::of_stage(stage, Rule::UndefinedArgInFrom, message));
     }
     Ok(expanded)
 }

@@ -82,10 +82,10 @@ impl Needed<'_> {
     }
 }
 
-/// Finds all that `target` needs, and resolves all images.
+/// Finds all that the stages `wanted` need, and resolves all images.
 pub(super) fn collect<'a>(
     stages: &mut StageTable<'a>,
-    target: usize,
+    wanted: &[usize],
     resolver: &dyn ImageResolver,
     report: &mut Report,
 ) -> Needed<'a> {
@@ -101,12 +101,18 @@ pub(super) fn collect<'a>(
         fired: vec![false; count],
         report,
     };
-    collector.need(Origin::Stage(target), Span::default());
+    for stage in wanted {
+        collector.need(Origin::Stage(*stage), Span::default());
+    }
     // Triggers come from images that are resolved, and name images that are not: at most one round for each stage.
     loop {
         let table = &*collector.stages;
+        let purpose = table.options().purpose;
         let similar = |name: &crate::oci::Reference| table.similar(&name.familiar_name());
-        collector.needed.images.resolve(resolver, collector.report, similar);
+        collector
+            .needed
+            .images
+            .resolve(resolver, collector.report, purpose, similar);
         if !collector.fire_triggers() {
             return collector.needed;
         }

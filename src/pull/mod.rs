@@ -6,6 +6,7 @@
 
 mod error;
 mod layers;
+mod look;
 mod resolve;
 mod stream;
 
@@ -17,6 +18,7 @@ use crate::registry::Client;
 use crate::store::Store;
 
 pub use error::PullError;
+pub use look::Looker;
 
 /// When a registry is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -159,7 +159,11 @@ impl Puller {
     }
 }
 
-fn choose<'a>(reference: &Reference, index: &'a ImageIndex, wanted: &Platform) -> Result<&'a Descriptor, PullError> {
+pub(super) fn choose<'a>(
+    reference: &Reference,
+    index: &'a ImageIndex,
+    wanted: &Platform,
+) -> Result<&'a Descriptor, PullError> {
     index.select(wanted).ok_or_else(|| {
         let platforms = index.manifests.iter().filter_map(|manifest| manifest.platform.clone());
         PullError::NoPlatform {
@@ -170,7 +174,7 @@ fn choose<'a>(reference: &Reference, index: &'a ImageIndex, wanted: &Platform) -
     })
 }
 
-fn check_size(reference: &Reference, wanted: &Descriptor, actual: u64) -> Result<(), PullError> {
+pub(super) fn check_size(reference: &Reference, wanted: &Descriptor, actual: u64) -> Result<(), PullError> {
     match wanted.size == actual {
         true => Ok(()),
         false => Err(PullError::WrongSize {

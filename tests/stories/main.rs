@@ -10,6 +10,7 @@ mod support;
 mod add_from_elsewhere;
 mod build_with_cache;
 mod build_with_stages;
+mod check_a_dockerfile;
 mod copy_files;
 mod interrupt_a_build;
 mod make_mistakes;

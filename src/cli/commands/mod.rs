@@ -42,7 +42,7 @@ impl Command {
     /// Runs the command.
     pub fn run(self, global: &GlobalOptions) -> Result<ExitCode, Failure> {
         match self {
-            Command::Build(arguments) => build::run(*arguments, global),
+            Command::Build(arguments) => return build::run(*arguments, global),
             Command::Run(arguments) => return run::run(*arguments, global),
             Command::Images(arguments) => images::run(&arguments, global),
             Command::Inspect(arguments) => inspect::run(&arguments, global),

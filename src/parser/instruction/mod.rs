@@ -10,9 +10,10 @@ use std::ops::Range;
 
 use super::ast::{Command, Heredoc, InstructionKind, Span, Stage, Word};
 use super::check::CheckOptions;
-use super::diagnostic::{Diagnostic, Rule};
+use super::diagnostic::{Diagnostic, Fix};
 use super::flag::{Flags, KnownFlags};
 use super::json::{JsonForm, json_form};
+use super::rule::Rule;
 use super::source::{Fragment, LogicalLine, without_continuation};
 use super::split::{Statement, split_blanks, split_statement};
 use super::suggest::nearest;
@@ -164,10 +165,9 @@ impl<'l> Input<'l> {
             Keyword::Volume => InstructionKind::Volume(self.volume()?),
             Keyword::Shell => InstructionKind::Shell(self.shell()?),
             Keyword::Maintainer => {
-                let message = "MAINTAINER is deprecated";
-                let hint = "use `LABEL org.opencontainers.image.authors=…`";
-                warnings.push(self.warning(Rule::MaintainerDeprecated, message).with_hint(hint));
-                InstructionKind::Maintainer(self.single_word()?.raw)
+                let author = self.single_word()?.raw;
+                warnings.push(self.maintainer_is_deprecated(&author));
+                InstructionKind::Maintainer(author)
             }
             Keyword::Stopsignal => InstructionKind::Stopsignal(self.argument_word()?),
             Keyword::User => InstructionKind::User(self.single_word()?),
@@ -255,13 +255,23 @@ impl<'l> Input<'l> {
         };
         let described = comment.split(' ').next().unwrap_or_default();
         if !names.contains(&described) {
-            let example = if names.len() == 1 { names[0] } else { "<name>" };
+            let example = if names.len() == 1 { names[0] } else { "<arg_key>" };
             let message = format!(
-                "the comment above {} is not `# {example} <description>`",
+                "Comment for {} should follow the format: `# {example} <description>`",
                 self.keyword.name()
             );
             warnings.push(self.warning(Rule::InvalidDefinitionDescription, message));
         }
+    }
+
+    fn maintainer_is_deprecated(&self, author: &str) -> Diagnostic {
+        let message = "Maintainer instruction is deprecated in favor of using label";
+        let warning = self.warning(Rule::MaintainerDeprecated, message);
+        if author.contains(['"', '\\', '`', '$']) {
+            return warning.with_hint("use `LABEL org.opencontainers.image.authors=…`");
+        }
+        let label = format!("LABEL org.opencontainers.image.authors=\"{author}\"");
+        warning.with_fix(Fix::replace(self.line.whole_span(), label))
     }
 
     fn needs_an_argument(&self) -> Diagnostic {

@@ -2,7 +2,8 @@
 
 use super::{Input, Keyword};
 use crate::parser::ast::{ArgDefinition, InstructionKind, Word};
-use crate::parser::diagnostic::{Diagnostic, Rule};
+use crate::parser::diagnostic::{Diagnostic, Fix};
+use crate::parser::rule::Rule;
 use crate::parser::source::Fragment;
 use crate::parser::split::{QuotedWord, split_first_blank, split_quoted};
 
@@ -38,9 +39,22 @@ fn old_pair(input: &Input<'_>, warnings: &mut Vec<Diagnostic>) -> Result<(Word, 
             .error(message)
             .with_hint(format!("write `{keyword} {}=…`", name.text)));
     };
-    let message = format!("`{keyword} {0} …` is the old form of `{keyword} {0}=…`", name.text);
-    warnings.push(input.warning(Rule::LegacyKeyValueFormat, message));
+    let written = input.keyword_text();
+    let message = format!("\"{written} key=value\" should be used instead of legacy \"{written} key value\" format");
+    let mut warning = input.warning(Rule::LegacyKeyValueFormat, message);
+    warning.fix = quoted(value.text)
+        .map(|value| Fix::replace(input.span_of(input.arguments()), format!("{}={value}", name.text)));
+    warnings.push(warning);
     Ok((input.word(name), input.word(value)))
+}
+
+/// The value as a word of the new form; `None` where quotes or escapes in it would be read otherwise.
+fn quoted(value: &str) -> Option<String> {
+    match value.contains(['"', '\'', '\\', '`', '\n']) {
+        true => None,
+        false if value.contains(char::is_whitespace) => Some(format!("\"{value}\"")),
+        false => Some(value.to_owned()),
+    }
 }
 
 fn pair(input: &Input<'_>, word: &QuotedWord<'_>) -> Result<(Word, Word), Diagnostic> {

@@ -2,8 +2,9 @@
 
 use super::Input;
 use crate::parser::ast::{Spanned, Stage};
-use crate::parser::diagnostic::{Diagnostic, Rule};
+use crate::parser::diagnostic::{Diagnostic, Fix};
 use crate::parser::flag::FlagKind;
+use crate::parser::rule::Rule;
 use crate::parser::source::Fragment;
 use crate::parser::split::split_blanks;
 
@@ -53,8 +54,9 @@ fn stage_name(
         return Err(Diagnostic::error(span, message).with_hint(hint));
     }
     if value != word.text {
-        let message = format!("the stage's name `{}` should be lower-case", word.text);
-        warnings.push(Diagnostic::warning(Rule::StageNameCasing, span, message));
+        let message = format!("Stage name '{}' should be lowercase", word.text);
+        let fix = Fix::replace(span, value.clone());
+        warnings.push(Diagnostic::warning(Rule::StageNameCasing, span, message).with_fix(fix));
     }
     Ok(Spanned { value, span })
 }
@@ -62,13 +64,15 @@ fn stage_name(
 /// `as` goes with `from`, `AS` with `FROM`; a mixed `From` is another rule's.
 fn check_as_casing(input: &Input<'_>, keyword: Fragment<'_>, warnings: &mut Vec<Diagnostic>) {
     let from = input.keyword_text();
-    let matches = match (from == from.to_ascii_lowercase(), from == from.to_ascii_uppercase()) {
-        (true, _) => keyword.text == keyword.text.to_ascii_lowercase(),
-        (_, true) => keyword.text == keyword.text.to_ascii_uppercase(),
-        _ => true,
+    let wanted = match (from == from.to_ascii_lowercase(), from == from.to_ascii_uppercase()) {
+        (true, _) => keyword.text.to_ascii_lowercase(),
+        (_, true) => keyword.text.to_ascii_uppercase(),
+        _ => return,
     };
-    if !matches {
-        let message = format!("`{}` is not written in the case of `{from}`", keyword.text);
-        warnings.push(Diagnostic::warning(Rule::FromAsCasing, input.span_of(keyword), message));
+    if keyword.text != wanted {
+        let message = format!("'{}' and '{from}' keywords' casing do not match", keyword.text);
+        let span = input.span_of(keyword);
+        let warning = Diagnostic::warning(Rule::FromAsCasing, span, message);
+        warnings.push(warning.with_fix(Fix::replace(span, wanted)));
     }
 }

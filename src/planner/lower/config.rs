@@ -2,14 +2,15 @@
 
 use crate::graph::{FileAction, FileOp, Op};
 use crate::oci::{Empty, Healthcheck};
-use crate::parser::{Command, HealthcheckInstruction, Rule, Word};
+use crate::parser::{Command, Fix, HealthcheckInstruction, Rule, Span, Word};
 
 use super::super::error::{At, PlanError, Problem};
 use super::super::history::{self, Layer};
+use super::super::report::Violation;
 use super::super::steps::Step;
 use super::super::{path, ports, signal};
 use super::transfer::owner;
-use super::{Lowering, StageState, shown};
+use super::{Base, Lowering, StageState, shown};
 
 /// The shell of images that name none.
 const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -45,13 +46,13 @@ impl Lowering<'_, '_> {
         match command {
             Command::Exec(words) => words.clone(),
             Command::Shell(line) => {
-                if state.config.config.shell.as_ref().is_none_or(Vec::is_empty) {
+                let default_shell = state.config.config.shell.as_ref().is_none_or(Vec::is_empty);
+                if default_shell && state.base == Base::Known {
                     let message = format!(
                         "JSON arguments recommended for {name} to prevent unintended behavior related to OS signals"
                     );
-                    let own = &step.instruction.check;
-                    self.report
-                        .violation(Rule::JsonArgsRecommended, step.span(), own, message);
+                    let violation = Violation::of_step(step, Rule::JsonArgsRecommended, message);
+                    self.report.violation(violation.with_fix(as_json(step, line)));
                 }
                 state.in_shell(line)
             }
@@ -104,7 +105,7 @@ impl Lowering<'_, '_> {
         for word in words {
             for text in self.values(state, step, word)? {
                 let exposed = ports::parse(&text).at(word.span)?;
-                self.check_port(step, &text, &exposed);
+                self.check_port(step, word, &text, &exposed);
                 all.extend(exposed.ports);
             }
         }
@@ -114,16 +115,19 @@ impl Lowering<'_, '_> {
         self.record(state, step, text, Layer::None)
     }
 
-    fn check_port(&mut self, step: &Step<'_>, text: &str, exposed: &ports::Exposed) {
-        let (span, own) = (step.span(), &step.instruction.check);
+    fn check_port(&mut self, step: &Step<'_>, word: &Word, text: &str, exposed: &ports::Exposed) {
         if exposed.odd_case {
             let message = format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
-            self.report.violation(Rule::ExposeProtoCasing, span, own, message);
+            let violation = Violation::of_step(step, Rule::ExposeProtoCasing, message);
+            let fix =
+                (step.trigger.is_none() && word.raw == text).then(|| Fix::replace(word.span, text.to_lowercase()));
+            self.report.violation(violation.with_fix(fix));
         }
         if exposed.mapping {
             let message =
                 format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'");
-            self.report.violation(Rule::ExposeInvalidFormat, span, own, message);
+            self.report
+                .violation(Violation::of_step(step, Rule::ExposeInvalidFormat, message));
         }
     }
 
@@ -178,7 +182,7 @@ impl Lowering<'_, '_> {
         if !state.workdir_set && !given.starts_with('/') {
             let message = format!("Relative workdir {given:?} can have unexpected results if the base image changes");
             self.report
-                .violation(Rule::WorkdirRelativePath, step.span(), &step.instruction.check, message);
+                .violation(Violation::of_step(step, Rule::WorkdirRelativePath, message));
         }
         state.workdir_set = true;
         let directory = path::join(state.working_dir(), &given);
@@ -202,6 +206,29 @@ impl Lowering<'_, '_> {
         self.add(state, step, op, base.into_iter().collect(), label)?;
         self.record(state, step, text, Layer::One)
     }
+}
+
+/// A command of plain words as a JSON array. Where the shell has work of its own to do, a person must decide.
+fn as_json(step: &Step<'_>, line: &str) -> Option<Fix> {
+    const BUILTINS: [&str; 12] = [
+        ".", ":", "cd", "eval", "exec", "exit", "export", "set", "source", "ulimit", "umask", "wait",
+    ];
+    let plain = |ch: char| ch.is_ascii_alphanumeric() || " _./:=@%+,-".contains(ch);
+    let first = line.split(' ').next().unwrap_or_default();
+    let span = step.instruction.span;
+    let written_plainly = span.end - span.start == step.instruction.text.len();
+    if step.trigger.is_some() || !written_plainly || !line.chars().all(plain) {
+        return None;
+    }
+    if first.is_empty() || first.contains('=') || BUILTINS.contains(&first) {
+        return None;
+    }
+    let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
+    let span = Span {
+        start: span.end - line.len(),
+        end: span.end,
+    };
+    Some(Fix::replace(span, format!("[\"{}\"]", words.join("\", \""))))
 }
 
 impl StageState {

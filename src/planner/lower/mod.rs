@@ -21,12 +21,15 @@ use super::expand::{self, Expanded};
 use super::globals::Globals;
 use super::history::{self, Layer};
 use super::options::PlanOptions;
+use super::outline::Recorder;
 use super::platforms::PlatformNames;
-use super::report::Report;
+use super::purpose::Purpose;
+use super::report::{Report, Violation};
 use super::sources::Sources;
 use super::stages::{MOST_CANDIDATES, Origin, StageTable};
 use super::steps::{Needed, Step};
 
+use state::Base;
 pub(super) use state::StageState;
 
 /// The name of the main build context.
@@ -45,6 +48,19 @@ pub(super) struct Lowering<'p, 'a> {
     graph: Graph,
     states: Vec<Option<StageState>>,
     report: &'p mut Report,
+    /// The stage that is lowered.
+    stage: usize,
+    recorder: Recorder,
+}
+
+/// What became of the stages.
+pub(super) struct Lowered {
+    /// The target's state at its end; `None` where an error was reported that left none.
+    pub(super) state: Option<StageState>,
+    /// The operations.
+    pub(super) graph: Graph,
+    /// What was noted of the stages, for an outline.
+    pub(super) recorder: Recorder,
 }
 
 impl<'p, 'a> Lowering<'p, 'a> {
@@ -67,18 +83,30 @@ impl<'p, 'a> Lowering<'p, 'a> {
             graph,
             states,
             report,
+            stage: 0,
+            recorder: Recorder::default(),
         }
     }
 
-    /// Lowers all needed stages. The state of `target` at its end; `None` where an error was reported that left none.
-    pub(super) fn lower(mut self, target: usize) -> (Option<StageState>, Graph) {
-        for index in 0..=target {
+    /// Where to note what an outline tells; `None` where there will be none.
+    fn recorder(&mut self) -> Option<(&mut Recorder, usize)> {
+        (self.options.purpose == Purpose::Outline).then_some((&mut self.recorder, self.stage))
+    }
+
+    /// Lowers all needed stages.
+    pub(super) fn lower(mut self, target: usize) -> Lowered {
+        for index in 0..self.stages.len() {
             let Some(steps) = self.needed.stages[index].take() else {
                 continue;
             };
+            self.stage = index;
             self.states[index] = self.stage(index, &steps);
         }
-        (self.states[target].take(), self.graph)
+        Lowered {
+            state: self.states[target].take(),
+            graph: self.graph,
+            recorder: self.recorder,
+        }
     }
 
     /// Lowers all needed stages only to learn which sources they name.
@@ -142,7 +170,10 @@ impl<'p, 'a> Lowering<'p, 'a> {
             }
             Some(Origin::Image(reference, platform)) => {
                 let Some(base) = self.needed.images.get(&reference, &platform).cloned() else {
-                    return Ok(None);
+                    return match self.options.purpose.needs_bases() {
+                        true => Ok(None),
+                        false => StageState::of_unknown(platform).map(Some),
+                    };
                 };
                 checks::base_platform(entry.stage, &platform, &base.config.platform, self.report);
                 let own = base.config.platform.clone().bare().normalized();
@@ -342,14 +373,18 @@ impl<'p, 'a> Lowering<'p, 'a> {
     fn checked<T>(&mut self, state: &StageState, step: &Step<'_>, expanded: Expanded<T>) -> T {
         for name in &expanded.undefined {
             let declared = state.build_args.get(name).is_some();
-            if declared || NOT_VARIABLES.contains(&name.as_str()) || self.report.is_full() {
+            if state.base == Base::Unknown
+                || declared
+                || NOT_VARIABLES.contains(&name.as_str())
+                || self.report.is_full()
+            {
                 continue;
             }
             let similar = nearest(name, state.scope.names().take(MOST_CANDIDATES));
             let hint = similar.map_or_else(String::new, |similar| format!(" (did you mean ${similar}?)"));
             let message = format!("Usage of undefined variable '${name}'{hint}");
-            let own = &step.instruction.check;
-            self.report.violation(Rule::UndefinedVar, step.span(), own, message);
+            self.report
+                .violation(Violation::of_step(step, Rule::UndefinedVar, message));
         }
         expanded.value
     }

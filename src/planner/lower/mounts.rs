@@ -4,6 +4,7 @@ use crate::graph::{Access, CacheMount, Mount, MountKind, SecretMount, Sharing, S
 use crate::parser::{CacheSharing, MountAccess, MountOptions, MountOwner, MountSource, Run, Word, parse_mount};
 
 use super::super::error::{At, PlanError, Problem};
+use super::super::outline::MountFamily;
 use super::super::stages::Origin;
 use super::super::steps::Step;
 use super::super::{expand, path};
@@ -44,6 +45,7 @@ impl Lowering<'_, '_> {
         }
         for (word, origin) in run.mounts.iter().zip(&step.origins) {
             let options = self.mount_options(state, step, word)?;
+            self.outline_mount(&options, step.lines());
             let Some(mount) = self
                 .mount(state, options, origin.as_ref(), inputs, &mut mounts)
                 .at(word.span)?
@@ -53,6 +55,26 @@ impl Lowering<'_, '_> {
             mounts.list.push(mount);
         }
         Ok(Some(mounts))
+    }
+
+    fn outline_mount(&mut self, options: &MountOptions, lines: (usize, usize)) {
+        let Some((recorder, stage)) = self.recorder() else {
+            return;
+        };
+        match options {
+            MountOptions::Secret { id, required, .. } => {
+                recorder.mount(stage, MountFamily::Secret, id, *required, lines);
+            }
+            MountOptions::Ssh { id, required, .. } => {
+                let id = id.as_deref().unwrap_or(DEFAULT_AGENT);
+                recorder.mount(stage, MountFamily::Ssh, id, *required, lines);
+            }
+            MountOptions::Cache { id, target, .. } => {
+                let id = id.as_ref().unwrap_or(target);
+                recorder.mount(stage, MountFamily::Cache, id, false, lines);
+            }
+            MountOptions::Bind { .. } | MountOptions::Tmpfs { .. } => {}
+        }
     }
 
     fn mount_options(&mut self, state: &StageState, step: &Step<'_>, word: &Word) -> Result<MountOptions, PlanError> {

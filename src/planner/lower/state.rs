@@ -15,6 +15,15 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// Members of a configuration document, beside those that have a field, that an image inherits.
 const INHERITED: [&str; 2] = ["os.version", "os.features"];
 
+/// Whether a stage's base image is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Base {
+    /// It is, or there is none.
+    Known,
+    /// It is not: what it sets may be anything.
+    Unknown,
+}
+
 /// Where a stage stands.
 #[derive(Clone, Debug)]
 pub(in super::super) struct StageState {
@@ -28,6 +37,8 @@ pub(in super::super) struct StageState {
     pub(super) scope: Environment,
     /// The arguments that were declared, the base stages' among them, with their values.
     pub(super) build_args: Ordered<Option<String>>,
+    /// Whether it stands on a base image of which nothing is known.
+    pub(super) base: Base,
     /// What its commands run on.
     pub(super) platform: Platform,
     /// A WORKDIR stands in this Dockerfile.
@@ -63,6 +74,7 @@ impl StageState {
             image_env,
             config,
             build_args: Ordered::default(),
+            base: Base::Known,
             platform,
             workdir_set: false,
             cmd_set: false,
@@ -76,6 +88,14 @@ impl StageState {
         let mut config = ImageConfig::scratch(platform.clone());
         config.config.working_dir = "/".into();
         Self::of_config(config, platform)
+    }
+
+    /// The state at the start of a stage that is built on an image that cannot be looked at.
+    pub(super) fn of_unknown(platform: Platform) -> Result<Self, Problem> {
+        Ok(Self {
+            base: Base::Unknown,
+            ..Self::of_nothing(platform)?
+        })
     }
 
     /// The state at the start of a stage that is built on another: its end, but for the triggers, which are the

@@ -3,11 +3,12 @@
 use crate::graph::{
     CopyAction, FileAction, FileOp, ModeChange, ModeError, Op, Owner, Unpack, VertexId, without_secrets,
 };
-use crate::parser::{Heredoc, Transfer, TransferSource};
+use crate::parser::{Heredoc, Rule, Transfer, TransferSource};
 
 use super::super::error::{At, PlanError, Problem};
 use super::super::history::Layer;
 use super::super::path;
+use super::super::report::Violation;
 use super::super::steps::Step;
 use super::remote::{Place, copy_remote};
 use super::{Lowering, MAIN_CONTEXT, StageState, shown};
@@ -140,7 +141,11 @@ impl Lowering<'_, '_> {
             match source {
                 TransferSource::Path(word) => {
                     let path = self.value(state, step, word)?;
-                    sources.paths.push(Place::of(path, word, transfer, verb, &checksum)?);
+                    let place = Place::of(path, word, transfer, verb, &checksum)?;
+                    if let Place::Local(path) = &place {
+                        self.check_ignored(step, path, verb);
+                    }
+                    sources.paths.push(place);
                 }
                 TransferSource::Heredoc(heredoc) => sources.files.push(self.inline(state, step, heredoc)?),
             }
@@ -149,6 +154,30 @@ impl Lowering<'_, '_> {
             return Err(Problem::Checksum.at(step.span()));
         }
         Ok(sources)
+    }
+
+    /// The rule about sources that the main context's ignore file leaves out.
+    fn check_ignored(&mut self, step: &Step<'_>, source: &str, verb: Verb) {
+        let from_context = step.origins.first().is_none_or(Option::is_none) && !from_is_given(step);
+        let clean = path::clean(source);
+        let inside = match clean.trim_start_matches('/') {
+            "" => ".",
+            inside => inside,
+        };
+        if from_context && self.options.ignored.contains(inside) {
+            let verb = match verb {
+                Verb::Add => "Add",
+                Verb::Copy => "Copy",
+            };
+            let shown = if source.starts_with('/') {
+                clean.as_str()
+            } else {
+                inside
+            };
+            let message = format!("Attempting to {verb} file {shown:?} that is excluded by .dockerignore");
+            self.report
+                .violation(Violation::of_step(step, Rule::CopyIgnoredFile, message));
+        }
     }
 
     fn inline(

@@ -72,6 +72,16 @@ impl Lowering<'_, '_> {
                 (None, Some(default)) => Some(self.value(state, step, default)?),
                 (None, None) => self.globals.scope.get(&name).map(str::to_owned),
             };
+            let own = definition.default.is_some() || self.globals.build_args.contains_key(&name);
+            if let Some((recorder, stage)) = self.recorder() {
+                recorder.arg(
+                    stage,
+                    definition,
+                    value.as_deref(),
+                    !own && value.is_some(),
+                    step.lines(),
+                );
+            }
             text.push_str(&format!(" {name}"));
             if let Some(value) = &value {
                 text.push_str(&format!("={value}"));

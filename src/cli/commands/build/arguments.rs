@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::calls::Call;
+
 use crate::cli::commands::output::Output;
 use crate::cli::progress::Style;
 use crate::cli::secrets::SecretArgument;
@@ -82,6 +84,13 @@ pub(in crate::cli) struct Arguments {
     /// Steps that run at the same time, at most.
     #[arg(short, long, value_name = "N")]
     pub(super) jobs: Option<NonZeroUsize>,
+    /// Look at the Dockerfile instead of building it: `check`, `outline`, `targets` or `subrequests.describe`, perhaps
+    /// with `,format=json`.
+    #[arg(long, value_name = "METHOD", default_value = "build", hide_default_value = true)]
+    pub(super) call: Call,
+    /// The same as `--call=check`: hold the Dockerfile against the build checks. Ends with 1 where one is violated.
+    #[arg(long, conflicts_with = "call")]
+    pub(super) check: bool,
     #[command(flatten)]
     pub(super) accepted: Accepted,
 }

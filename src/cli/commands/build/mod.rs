@@ -3,12 +3,14 @@
 //! `arguments` is what may be typed, `dockerfile` where the Dockerfile comes from, `options` what the plan is told.
 
 mod arguments;
+mod calls;
 mod contexts;
 mod dockerfile;
 mod options;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::process::ExitCode;
 
 pub(in crate::cli) use arguments::Arguments;
 pub(super) use arguments::{Network, Pull};
@@ -23,12 +25,16 @@ use crate::cli::report;
 use crate::cli::secrets::Secrets;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::oci::Reference;
+use crate::parser::displayable;
 use crate::pipeline::{self, BuildRequest, Built, Workshop};
 use crate::progress::{Event, Progress};
 
-pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<(), Failure> {
+pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
     let dockerfile = dockerfile::read(&arguments)?;
     let (plan, contexts) = options::plan_options(&arguments)?;
+    if let Some(call) = calls::wanted(&arguments) {
+        return calls::run(call, &arguments, global, dockerfile, plan, &contexts);
+    }
     let secrets = Secrets::new(&arguments.secrets)?;
     let session = Session::open(global)?;
     let cancel = cancel_on_signals()?;
@@ -57,16 +63,14 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<(), Fa
         progress: &*progress,
         cancel: &cancel,
     };
-    let text = String::from_utf8_lossy(&request.dockerfile);
+    let text = displayable(&request.dockerfile);
     let source = SourceFile {
         name: &dockerfile.name,
         text: &text,
     };
     let built = pipeline::build(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
-    for warning in &built.warnings {
-        progress.report(Event::Warning {
-            message: report::warning_line(&source, warning),
-        });
+    for message in report::warning_lines(&source, &built.warnings) {
+        progress.report(Event::Warning { message });
     }
     let progress: &dyn Progress = &*progress;
     write_outputs(&arguments.outputs, &session, &built, &arguments.tags, progress)?;
@@ -75,7 +79,8 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<(), Fa
             super::push::push_image(&session, built.image.id, name, None, progress, &cancel)?;
         }
     }
-    tell(&arguments, &built)
+    tell(&arguments, &built)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn tell(arguments: &Arguments, built: &Built) -> Result<(), Failure> {
