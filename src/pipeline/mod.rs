@@ -1,12 +1,15 @@
 //! One build, from the bytes of a Dockerfile to an image in the store.
 //!
 //! Tells the whole story, one call for each part of it; `contexts` opens what is copied from, `bases` finds base images,
-//! `sources` whatever else is named and lies elsewhere.
+//! `sources` whatever else is named and lies elsewhere, `remote` a main context that does.
 
 mod bases;
 mod calls;
 mod contexts;
+mod remote;
 mod sources;
+
+pub use remote::{ContextAddress, FetchError, FetchedContext, fetch_context};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,7 +32,6 @@ use crate::progress::Progress;
 use crate::pull::{PullPolicy, Puller};
 use crate::snapshot::Snapshotter;
 use crate::solver::{self, Services, SolveError, SolveOptions, Solved, StepReport};
-use crate::source::Fetcher;
 use crate::store::{SnapshotId, Store, StoreError};
 
 /// What to build.
@@ -125,15 +127,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
     let dockerfile = parser::parse(&request.dockerfile).map_err(BuildError::Parse)?;
     let contexts = contexts::open(request, store)?;
     let secret = sources::secrets(secrets);
-    let fetcher = Fetcher {
-        client: puller.client(),
-        store,
-        snapshotter,
-        secrets: &secret,
-        variables: &request.variables,
-        progress,
-        cancel,
-    };
+    let fetcher = sources::fetcher(workshop, &secret, &request.variables);
     let bases = bases::Bases {
         puller,
         pull: request.pull,

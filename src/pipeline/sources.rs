@@ -2,11 +2,13 @@
 //! that they authorise.
 
 use std::error::Error;
+use std::ffi::OsString;
 
+use super::Workshop;
 use crate::executor::SecretSource;
 use crate::graph::{Remote, Source};
 use crate::planner::ResolveError;
-use crate::source::{Fetcher, SourceError};
+use crate::source::{Fetcher, SecretReader, SourceError};
 
 /// Requests that are under way at the same time, at most.
 const MOST_AT_ONCE: usize = 16;
@@ -16,6 +18,23 @@ pub(super) fn secrets(
     source: &dyn SecretSource,
 ) -> impl Fn(&str) -> Result<Option<Vec<u8>>, Box<dyn Error + Send + Sync>> {
     |id| Ok(source.read(id)?)
+}
+
+/// Whoever fetches.
+pub(super) fn fetcher<'a>(
+    workshop: Workshop<'a>,
+    secrets: &'a SecretReader<'a>,
+    variables: &'a [(OsString, OsString)],
+) -> Fetcher<'a> {
+    Fetcher {
+        client: workshop.puller.client(),
+        store: workshop.store,
+        snapshotter: workshop.snapshotter,
+        secrets,
+        variables,
+        progress: workshop.progress,
+        cancel: workshop.cancel,
+    }
 }
 
 /// One answer for each request, in order.

@@ -32,7 +32,7 @@ mod steps;
 pub use address::{AddressError, BareForm, file_address, git_address, is_url};
 pub use error::{PlanError, PlanErrors, Problem};
 pub use images::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
-pub use options::{Confinement, NamedContext, NoCache, PlanOptions};
+pub use options::{Confinement, MainContext, NamedContext, NoCache, PlanOptions};
 pub use outline::{Outline, OutlinedArg, OutlinedMount};
 pub use platforms::PlatformNames;
 pub use purpose::{IgnoredPaths, Purpose};
@@ -97,7 +97,7 @@ pub fn plan(
     report.leave_out(&left_out);
     let is_needed: Vec<bool> = needed.stages.iter().map(Option::is_some).collect();
     let mut sources = Sources::default();
-    if options.purpose == Purpose::Build && needed.may_be_remote() {
+    if options.purpose == Purpose::Build && (options.has_remote_contexts() || needed.may_be_remote()) {
         let mut rehearsal = Report::new(dockerfile, options);
         let gathering = Lowering::new(options, &globals, &stages, needed.clone(), sources, &mut rehearsal);
         sources = gathering.gather(target);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::graph::{ExtraHost, NetworkMode};
+use crate::graph::{ExtraHost, NetworkMode, Remote, Source};
 use crate::oci::{Platform, Reference};
 
 use super::platforms::PlatformNames;
@@ -34,6 +34,8 @@ pub struct PlanOptions {
     pub extra_hosts: Vec<ExtraHost>,
     /// The host name that RUN sees.
     pub hostname: Option<String>,
+    /// What COPY and ADD read from where nothing else is named.
+    pub main_context: MainContext,
     /// `--build-context`, by name, which is lower-case.
     pub named_contexts: BTreeMap<String, NamedContext>,
     /// `--allow security.insecure`.
@@ -58,6 +60,7 @@ impl Default for PlanOptions {
             network: NetworkMode::Default,
             extra_hosts: Vec::new(),
             hostname: None,
+            main_context: MainContext::Directory,
             named_contexts: BTreeMap::new(),
             confinement: Confinement::Required,
             purpose: Purpose::Build,
@@ -70,6 +73,12 @@ impl PlanOptions {
     /// The platform that the image is for.
     pub fn target_platform(&self) -> &Platform {
         self.platform.as_ref().unwrap_or(&self.build_platform)
+    }
+
+    /// Whether a named context lies elsewhere.
+    pub(super) fn has_remote_contexts(&self) -> bool {
+        let mut contexts = self.named_contexts.values();
+        contexts.any(|context| matches!(context, NamedContext::Remote(_)))
     }
 }
 
@@ -115,4 +124,18 @@ pub enum NamedContext {
     Scratch,
     /// A directory of the user's; the executor knows it by the context's name.
     Directory,
+    /// A file behind a URL, or a git repository.
+    Remote(Remote),
+}
+
+/// What the main context is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum MainContext {
+    /// A directory of the user's.
+    #[default]
+    Directory,
+    /// Something that was fetched.
+    Source(Box<Source>),
+    /// Nothing: the Dockerfile came alone.
+    Empty,
 }

@@ -1,5 +1,6 @@
 //! The stages of a Dockerfile, and what the names in FROM, `--from` and `--target` stand for.
 
+use crate::graph::Remote;
 use crate::oci::{Platform, Reference};
 use crate::parser::{Dockerfile, Rule, Stage, Word, nearest};
 
@@ -27,6 +28,8 @@ pub(super) enum Origin {
     Image(Reference, Platform),
     /// A directory of the user's, by the name of its context.
     Context(String),
+    /// A file behind a URL, or a git repository.
+    Remote(Remote),
 }
 
 /// A stage and what its FROM means.
@@ -192,6 +195,7 @@ impl<'a> StageTable<'a> {
             NamedContext::Image(reference) => Origin::Image(reference.clone(), platform.clone()),
             NamedContext::Scratch => Origin::Scratch,
             NamedContext::Directory => Origin::Context(name.clone()),
+            NamedContext::Remote(remote) => Origin::Remote(remote.clone()),
         })
     }
 

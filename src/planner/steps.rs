@@ -133,7 +133,7 @@ impl<'a> Collector<'_, 'a> {
         let mut open = vec![(origin, span)];
         while let Some((origin, span)) = open.pop() {
             match origin {
-                Origin::Scratch | Origin::Context(_) => {}
+                Origin::Scratch | Origin::Context(_) | Origin::Remote(_) => {}
                 Origin::Image(reference, platform) => self.needed.images.request(&reference, &platform, span),
                 Origin::Stage(index) if self.needed.stages[index].is_some() => {}
                 Origin::Stage(index) => open.extend(self.enter(index)),
@@ -245,7 +245,7 @@ impl<'a> Collector<'_, 'a> {
                 };
                 steps.iter().filter_map(trigger).collect()
             }
-            Some(Origin::Scratch | Origin::Context(_)) | None => Vec::new(),
+            Some(Origin::Scratch | Origin::Context(_) | Origin::Remote(_)) | None => Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@
 mod support;
 
 mod add_from_elsewhere;
+mod build_from_elsewhere;
 mod build_with_cache;
 mod build_with_stages;
 mod check_a_dockerfile;

@@ -2,6 +2,7 @@
 
 mod command;
 pub mod files;
+pub mod forge;
 mod user;
 
 use std::fs;

@@ -20,7 +20,7 @@ use super::error::{At, PlanError, Problem};
 use super::expand::{self, Expanded};
 use super::globals::Globals;
 use super::history::{self, Layer};
-use super::options::PlanOptions;
+use super::options::{MainContext, PlanOptions};
 use super::outline::Recorder;
 use super::platforms::PlatformNames;
 use super::purpose::Purpose;
@@ -168,6 +168,20 @@ impl<'p, 'a> Lowering<'p, 'a> {
                     .push(history::entry(created_by, Layer::One, self.globals.epoch));
                 state
             }
+            Some(Origin::Remote(remote)) => {
+                numbering.count_base();
+                let mut state = StageState::of_nothing(platform)?;
+                let Some(vertex) = self.remote(&remote, Some(entry.stage.lines))? else {
+                    return Ok(None);
+                };
+                state.file_system = Some(vertex);
+                let created_by = "COPY / / # buildkit".to_owned();
+                state
+                    .config
+                    .history
+                    .push(history::entry(created_by, Layer::One, self.globals.epoch));
+                state
+            }
             Some(Origin::Image(reference, platform)) => {
                 let Some(base) = self.needed.images.get(&reference, &platform).cloned() else {
                     return match self.options.purpose.needs_bases() {
@@ -222,6 +236,13 @@ impl<'p, 'a> Lowering<'p, 'a> {
 
     /// The vertex of a build context.
     fn context(&mut self, name: &str) -> VertexId {
+        if name == MAIN_CONTEXT {
+            match &self.options.main_context {
+                MainContext::Directory => {}
+                MainContext::Source(source) => return self.source((**source).clone(), None),
+                MainContext::Empty => return self.empty(),
+            }
+        }
         let op = Op::Source(Source::Local(LocalSource { name: name.to_owned() }));
         let shown = match name {
             MAIN_CONTEXT => "[internal] load build context".to_owned(),
@@ -264,6 +285,11 @@ impl<'p, 'a> Lowering<'p, 'a> {
     /// The vertex of whatever a `--from` stands for; `None` where that is in error, which is reported already.
     fn origin(&mut self, origin: &Origin) -> Option<VertexId> {
         match origin {
+            Origin::Remote(remote) => {
+                let vertex = self.remote(remote, None);
+                self.report
+                    .take(vertex.map_err(|problem| PlanError { problem, span: None }))?
+            }
             Origin::Scratch => Some(self.empty()),
             Origin::Context(name) => Some(self.context(name)),
             Origin::Stage(index) => {

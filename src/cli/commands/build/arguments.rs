@@ -17,20 +17,22 @@ use crate::pull::PullPolicy;
 /// Build an image from a Dockerfile.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Arguments {
-    /// The build context: the directory that COPY and ADD read from.
-    #[arg(default_value = ".", value_name = "PATH")]
+    /// The build context, which COPY and ADD read from: a directory; the address of a git repository
+    /// (`https://host/name.git#branch:directory`); the URL of a tar or of a Dockerfile; `-` for either of them on standard input.
+    #[arg(default_value = ".", value_name = "PATH|URL|-")]
     pub(super) context: PathBuf,
     /// A name for the image, `name:tag`; several are allowed.
     #[arg(short, long = "tag", value_name = "NAME")]
     pub(super) tags: Vec<Reference>,
     /// The Dockerfile; by default `Dockerfile` (or `dockerfile`, or `Containerfile`) in the context; `-` for standard input.
+    /// In a context that is fetched a relative path is one within it.
     #[arg(short, long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
     /// Set a build argument, `NAME=value`; `NAME` alone takes the value from the environment.
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     pub(super) build_args: Vec<String>,
-    /// One more place to copy from, `name=directory` or `name=docker-image://reference`; takes the place of a stage or
-    /// image of that name.
+    /// One more place to copy from: `name=` and a directory, `docker-image://reference`, the address of a git repository,
+    /// or the URL of a file (which is called `context` there); takes the place of a stage or image of that name.
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     pub(super) build_contexts: Vec<String>,
     /// The stage to build; by default the last one.

@@ -1,4 +1,4 @@
-//! Where the Dockerfile comes from: `-f`, the context, standard input.
+//! Where the Dockerfile comes from: `-f`, a directory, standard input. In a context that is fetched `contexts` finds it.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use super::Arguments;
 use crate::cli::failure::{Failure, Fault};
 use crate::parser::MAX_DOCKERFILE_BYTES;
+
+/// How a Dockerfile is called where nobody says so, in the order in which they are looked for.
+pub(super) const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
 
 /// A Dockerfile, read.
 pub(super) struct DockerfileText {
@@ -16,8 +19,13 @@ pub(super) struct DockerfileText {
     pub(super) bytes: Vec<u8>,
 }
 
+/// `-f -`.
+pub(super) fn is_on_standard_input(arguments: &Arguments) -> bool {
+    arguments.file.as_deref() == Some(Path::new("-"))
+}
+
 pub(super) fn read(arguments: &Arguments) -> Result<DockerfileText, Failure> {
-    if arguments.file.as_deref() == Some(Path::new("-")) {
+    if is_on_standard_input(arguments) {
         let bytes = read_bounded(std::io::stdin().lock(), "the Dockerfile on standard input")?;
         return Ok(DockerfileText {
             name: "-".into(),
@@ -60,8 +68,7 @@ fn find_dockerfile(context: &Path) -> Result<PathBuf, Failure> {
         let hint = "name the directory that COPY and ADD read from, and the Dockerfile with -f";
         return Err(Failure::usage(format!("the build context {} {what}", context.display())).hint(hint));
     }
-    let names = ["Dockerfile", "dockerfile", "Containerfile"];
-    names
+    NAMES
         .iter()
         .map(|name| context.join(name))
         .find(|path| path.exists())
@@ -71,7 +78,7 @@ fn find_dockerfile(context: &Path) -> Result<PathBuf, Failure> {
         })
 }
 
-fn read_bounded(reader: impl Read, what: &str) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_bounded(reader: impl Read, what: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let limit = MAX_DOCKERFILE_BYTES as u64;
     let read = reader.take(limit + 1).read_to_end(&mut bytes);

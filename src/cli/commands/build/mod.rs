@@ -30,11 +30,18 @@ use crate::pipeline::{self, BuildRequest, Built, Workshop};
 use crate::progress::{Event, Progress};
 
 pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
-    let dockerfile = dockerfile::read(&arguments)?;
-    let (plan, contexts) = options::plan_options(&arguments)?;
-    if let Some(call) = calls::wanted(&arguments) {
-        return calls::run(call, &arguments, global, dockerfile, plan, &contexts);
-    }
+    let call = calls::wanted(&arguments);
+    let is_directory = contexts::is_directory(&arguments)?;
+    // What comes on standard input is read once, after the program has become what it works as.
+    let local = match is_directory && (call.is_some() || !dockerfile::is_on_standard_input(&arguments)) {
+        true => Some(dockerfile::read(&arguments)?),
+        false => None,
+    };
+    let (mut plan, contexts) = options::plan_options(&arguments)?;
+    let local = match (call, local) {
+        (Some(call), Some(dockerfile)) => return calls::run(call, &arguments, global, dockerfile, plan, &contexts),
+        (_, local) => local,
+    };
     let secrets = Secrets::new(&arguments.secrets)?;
     let session = Session::open(global)?;
     let cancel = cancel_on_signals()?;
@@ -43,16 +50,6 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
     } else {
         arguments.progress
     });
-    let request = BuildRequest {
-        dockerfile_path: dockerfile.path.clone(),
-        dockerfile: dockerfile.bytes,
-        contexts,
-        plan,
-        pull: arguments.pull.into(),
-        names: arguments.tags.clone(),
-        jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),
-        variables: contexts::variables(),
-    };
     let puller = session.puller(&cancel);
     let Session { store, snapshotter, .. } = &session;
     let workshop = Workshop {
@@ -62,6 +59,23 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
         secrets: &secrets,
         progress: &*progress,
         cancel: &cancel,
+    };
+    let dockerfile = match local {
+        Some(dockerfile) => dockerfile,
+        None => contexts::fetch(&arguments, &mut plan, workshop)?,
+    };
+    if let Some(call) = call {
+        return calls::run(call, &arguments, global, dockerfile, plan, &contexts);
+    }
+    let request = BuildRequest {
+        dockerfile_path: dockerfile.path.clone(),
+        dockerfile: dockerfile.bytes,
+        contexts,
+        plan,
+        pull: arguments.pull.into(),
+        names: arguments.tags.clone(),
+        jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),
+        variables: contexts::variables(),
     };
     let text = displayable(&request.dockerfile);
     let source = SourceFile {

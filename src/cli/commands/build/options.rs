@@ -6,14 +6,15 @@ use std::path::PathBuf;
 
 use super::Arguments;
 use super::arguments::Entitlement;
+use super::contexts;
 use crate::cli::failure::Failure;
 use crate::cli::session::default_platform;
 use crate::graph::ExtraHost;
-use crate::planner::{Confinement, NamedContext, NoCache, PlanOptions};
+use crate::planner::{Confinement, NoCache, PlanOptions};
 
 pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeMap<String, PathBuf>), Failure> {
-    let mut contexts = BTreeMap::from([("context".to_owned(), arguments.context.clone())]);
-    let named_contexts = named_contexts(&arguments.build_contexts, &mut contexts)?;
+    let mut contexts = contexts::main_directory(arguments);
+    let named_contexts = contexts::named(&pairs(&arguments.build_contexts, "--build-context")?, &mut contexts)?;
     let options = PlanOptions {
         target: arguments.target.clone(),
         build_args: build_args(&arguments.build_args),
@@ -42,35 +43,6 @@ pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeM
         ..PlanOptions::default()
     };
     Ok((options, contexts))
-}
-
-fn named_contexts(
-    values: &[String],
-    directories: &mut BTreeMap<String, PathBuf>,
-) -> Result<BTreeMap<String, NamedContext>, Failure> {
-    let mut named = BTreeMap::new();
-    for (name, value) in pairs(values, "--build-context")? {
-        let name = name.to_ascii_lowercase();
-        let context = match value.split_once("://") {
-            Some(("docker-image", "scratch")) => NamedContext::Scratch,
-            Some(("docker-image", reference)) => {
-                let reference = reference.parse();
-                NamedContext::Image(
-                    reference.map_err(|error| Failure::usage(format!("--build-context {name}: {error}")))?,
-                )
-            }
-            Some((scheme, _)) => {
-                let message = format!("--build-context {name}: contexts of the kind {scheme}:// are not supported yet");
-                return Err(Failure::usage(message).hint("a directory and docker-image://reference are"));
-            }
-            None => {
-                directories.insert(name.clone(), PathBuf::from(value));
-                NamedContext::Directory
-            }
-        };
-        named.insert(name, context);
-    }
-    Ok(named)
 }
 
 fn build_args(values: &[String]) -> BTreeMap<String, String> {
