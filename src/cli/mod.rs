@@ -5,6 +5,7 @@
 mod commands;
 mod config;
 mod diagnostic;
+mod difference;
 mod failure;
 mod format;
 mod interrupt;

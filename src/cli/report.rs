@@ -41,7 +41,8 @@ pub(super) fn call_failure(source: &SourceFile<'_>, error: CallError) -> Failure
     }
 }
 
-fn syntax_failure(source: &SourceFile<'_>, diagnostics: &[Diagnostic]) -> Failure {
+/// What is said of a file with syntax errors.
+pub(super) fn syntax_failure(source: &SourceFile<'_>, diagnostics: &[Diagnostic]) -> Failure {
     let drawn: Vec<String> = diagnostics
         .iter()
         .map(|diagnostic| syntax(source, diagnostic))

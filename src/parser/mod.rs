@@ -10,6 +10,7 @@ mod directive;
 mod duration;
 mod expand;
 mod flag;
+mod format;
 mod heredoc;
 mod instruction;
 mod json;
@@ -30,6 +31,7 @@ pub use diagnostic::{Diagnostic, Edit, Fix, Severity, displayable, line_of};
 pub use expand::{
     ExpandError, ExpandProblem, Lookup, MAX_EXPANDED_BYTES, MAX_EXPANDED_HEREDOC_BYTES, MAX_EXPANSION_DEPTH,
 };
+pub use format::format;
 pub use mount::{
     CacheSharing, MountAccess, MountError, MountOptions, MountOwner, MountSource, mount_from, parse_mount,
 };

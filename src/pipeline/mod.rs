@@ -6,17 +6,18 @@
 mod bases;
 mod calls;
 mod contexts;
+mod foresee;
 mod remote;
 mod sources;
 
+pub use calls::{CallError, CallRequest, Checked, Target, check, outline, targets};
+pub use foresee::{Forecast, foresee};
 pub use remote::{ContextAddress, FetchError, FetchedContext, fetch_context};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-
-pub use calls::{CallError, CallRequest, Checked, Target, check, outline, targets};
 
 use time::OffsetDateTime;
 

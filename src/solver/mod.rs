@@ -8,6 +8,7 @@
 //! cache's. Knows nothing of Dockerfiles.
 
 mod error;
+mod foresee;
 mod keys;
 mod lookup;
 mod schedule;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{SolveError, StepError};
+pub use foresee::{Prospect, foresee};
 
 use crate::cache::Cache;
 use crate::cancel::Cancel;

@@ -2,10 +2,12 @@
 
 mod build;
 mod containers;
+mod fmt;
 mod images;
 mod inspect;
 mod load;
 mod output;
+mod plan;
 mod pull;
 mod push;
 mod rmi;
@@ -26,6 +28,8 @@ pub(super) enum Command {
     #[command(visible_alias = "bud")]
     Build(Box<build::Arguments>),
     Run(Box<run::Arguments>),
+    Plan(Box<plan::Arguments>),
+    Fmt(fmt::Arguments),
     Images(images::Arguments),
     Inspect(inspect::Arguments),
     Tag(tag::Arguments),
@@ -44,6 +48,8 @@ impl Command {
         match self {
             Command::Build(arguments) => return build::run(*arguments, global),
             Command::Run(arguments) => return run::run(*arguments, global),
+            Command::Plan(arguments) => return plan::run(*arguments, global),
+            Command::Fmt(arguments) => return fmt::run(&arguments),
             Command::Images(arguments) => images::run(&arguments, global),
             Command::Inspect(arguments) => inspect::run(&arguments, global),
             Command::Tag(arguments) => tag::run(&arguments, global),

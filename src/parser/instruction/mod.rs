@@ -203,7 +203,13 @@ impl<'l> Input<'l> {
         text.to_owned()
     }
 
-    fn arguments(&self) -> Fragment<'l> {
+    /// Whether the arguments are a JSON array.
+    pub fn form(&self) -> &JsonForm {
+        &self.form
+    }
+
+    /// What follows the keyword and its flags.
+    pub fn arguments(&self) -> Fragment<'l> {
         self.statement.arguments
     }
 

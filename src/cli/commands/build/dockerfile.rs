@@ -58,7 +58,7 @@ pub(super) fn read(arguments: &Arguments) -> Result<DockerfileText, Failure> {
     })
 }
 
-fn find_dockerfile(context: &Path) -> Result<PathBuf, Failure> {
+pub(in crate::cli::commands) fn find_dockerfile(context: &Path) -> Result<PathBuf, Failure> {
     if !context.is_dir() {
         let what = if context.exists() {
             "is not a directory"

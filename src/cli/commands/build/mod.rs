@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 pub(in crate::cli) use arguments::Arguments;
 pub(super) use arguments::{Network, Pull};
+pub(super) use dockerfile::find_dockerfile;
 pub(super) use options::extra_host;
 
 use super::output::write_outputs;
@@ -26,7 +27,7 @@ use crate::cli::secrets::Secrets;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::oci::Reference;
 use crate::parser::displayable;
-use crate::pipeline::{self, BuildRequest, Built, Workshop};
+use crate::pipeline::{self, BuildRequest, Built, Forecast, Workshop};
 use crate::progress::{Event, Progress};
 
 pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
@@ -95,6 +96,55 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
     }
     tell(&arguments, &built)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Hands what a build with these arguments would do to `tell`, together with the Dockerfile.
+pub(super) fn foresee(
+    arguments: Arguments,
+    global: &GlobalOptions,
+    tell: impl FnOnce(&SourceFile<'_>, &Forecast),
+) -> Result<(), Failure> {
+    let local = match contexts::is_directory(&arguments)? && !dockerfile::is_on_standard_input(&arguments) {
+        true => Some(dockerfile::read(&arguments)?),
+        false => None,
+    };
+    let (mut plan, contexts) = options::plan_options(&arguments)?;
+    let secrets = Secrets::new(&arguments.secrets)?;
+    let session = Session::open(global)?;
+    let cancel = cancel_on_signals()?;
+    let progress = renderer(Style::Quiet);
+    let puller = session.puller(&cancel);
+    let Session { store, snapshotter, .. } = &session;
+    let workshop = Workshop {
+        store,
+        snapshotter,
+        puller: &puller,
+        secrets: &secrets,
+        progress: &*progress,
+        cancel: &cancel,
+    };
+    let dockerfile = match local {
+        Some(dockerfile) => dockerfile,
+        None => contexts::fetch(&arguments, &mut plan, workshop)?,
+    };
+    let request = BuildRequest {
+        dockerfile_path: dockerfile.path.clone(),
+        dockerfile: dockerfile.bytes,
+        contexts,
+        plan,
+        pull: arguments.pull.into(),
+        names: Vec::new(),
+        jobs: NonZeroUsize::MIN,
+        variables: contexts::variables(),
+    };
+    let text = displayable(&request.dockerfile);
+    let source = SourceFile {
+        name: &dockerfile.name,
+        text: &text,
+    };
+    let forecast = pipeline::foresee(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
+    tell(&source, &forecast);
+    Ok(())
 }
 
 fn tell(arguments: &Arguments, built: &Built) -> Result<(), Failure> {
