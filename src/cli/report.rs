@@ -79,7 +79,7 @@ fn plan_failure(source: &SourceFile<'_>, errors: &PlanErrors) -> Failure {
 fn fault_of_problem(problem: &Problem) -> Fault {
     match problem {
         Problem::BaseImage { source, .. } => source.downcast_ref::<PullError>().map_or(Fault::Build, fault_of_pull),
-        Problem::Remote { source } => source
+        Problem::Remote { source } | Problem::EpochSource { source, .. } => source
             .downcast_ref::<SourceError>()
             .map_or(Fault::Build, fault_of_source),
         _ => Fault::Build,
@@ -91,7 +91,7 @@ fn plan_error(source: &SourceFile<'_>, error: &PlanError) -> String {
         Problem::BaseImage { source, .. } => source
             .downcast_ref::<PullError>()
             .and_then(|error| error.hint().map(Into::into)),
-        Problem::Remote { source } => source
+        Problem::Remote { source } | Problem::EpochSource { source, .. } => source
             .downcast_ref::<SourceError>()
             .and_then(|error| error.hint().map(Into::into)),
         _ => None,

@@ -136,6 +136,9 @@ pub struct KeptRepository {
 pub struct ArchiveSource {
     /// Of the archive, compressed as it came.
     pub digest: Digest,
+    /// When its server says that it was changed, in seconds since 1970.
+    #[serde(skip)]
+    pub modified: Option<i64>,
 }
 
 /// A text with the users and passwords taken out of the URLs in it: `https://user:token@host/x` becomes

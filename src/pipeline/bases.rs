@@ -36,6 +36,10 @@ impl ImageResolver for Bases<'_> {
     fn resolve_sources(&self, requests: &[Remote]) -> Vec<Result<Source, ResolveError>> {
         sources::find(self.fetcher, requests)
     }
+
+    fn moment(&self, source: &Source) -> Result<Option<i64>, ResolveError> {
+        Ok(self.fetcher.moment(source)?)
+    }
 }
 
 /// What `find` answers to each request; most of the time is spent waiting for registries.

@@ -110,10 +110,10 @@ pub fn fetch_context(
 }
 
 fn find(address: &ContextAddress, fetcher: &Fetcher<'_>) -> Result<Source, SourceError> {
-    let archive = |digest| Source::Archive(ArchiveSource { digest });
+    let archive = |digest, modified| Source::Archive(ArchiveSource { digest, modified });
     match address {
         ContextAddress::Git(git) => fetcher.git(git).map(Source::Git),
-        ContextAddress::Archive(digest) => Ok(archive(*digest)),
+        ContextAddress::Archive(digest) => Ok(archive(*digest, None)),
         ContextAddress::Url(url) => {
             let file = fetcher.http(&HttpRequest {
                 url: url.clone(),
@@ -121,7 +121,7 @@ fn find(address: &ContextAddress, fetcher: &Fetcher<'_>) -> Result<Source, Sourc
                 checksum: None,
             })?;
             match fetcher.is_archive(&file.digest)? {
-                true => Ok(archive(file.digest)),
+                true => Ok(archive(file.digest, file.modified)),
                 false => Ok(Source::Http(file)),
             }
         }

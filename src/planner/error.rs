@@ -293,11 +293,26 @@ pub enum Problem {
         #[source]
         source: Box<Diagnostic>,
     },
-    /// SOURCE_DATE_EPOCH is not a number of seconds.
-    #[error("SOURCE_DATE_EPOCH is `{value}`, which is not a number of seconds since 1970")]
+    /// SOURCE_DATE_EPOCH is not a number of seconds, nor a name.
+    #[error("SOURCE_DATE_EPOCH is `{value}`, which is not a number of seconds since 1970, nor a context, nor a stage")]
     Epoch {
         /// The value.
         value: String,
+    },
+    /// SOURCE_DATE_EPOCH names what cannot be fetched.
+    #[error("SOURCE_DATE_EPOCH is to be taken from `{name}`")]
+    EpochSource {
+        /// The context or stage.
+        name: String,
+        /// Why it cannot be fetched.
+        #[source]
+        source: ResolveError,
+    },
+    /// SOURCE_DATE_EPOCH names a stage that has no moment.
+    #[error("the stage that SOURCE_DATE_EPOCH names {what}")]
+    EpochStage {
+        /// What is wrong, as the rest of a sentence.
+        what: &'static str,
     },
     /// BUILDKIT_DOCKERFILE_CHECK.
     #[error(transparent)]

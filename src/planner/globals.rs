@@ -27,6 +27,8 @@ pub(super) struct Globals {
     pub(super) build_args: BTreeMap<String, String>,
     /// The moment, in seconds since 1970.
     pub(super) epoch: Option<i64>,
+    /// What the moment is to be taken from, where it is not a number: until `epoch` settles it.
+    pub(super) epoch_name: Option<(String, Option<Span>)>,
 }
 
 /// Evaluates the ARGs before the first FROM, with the values of the command line.
@@ -42,6 +44,7 @@ pub(super) fn evaluate(dockerfile: &Dockerfile, options: &PlanOptions, report: &
         declared: BTreeSet::new(),
         build_args,
         epoch: None,
+        epoch_name: None,
     };
     let mut epoch_span = None;
     for (instruction, definition) in definitions(dockerfile) {
@@ -63,6 +66,7 @@ pub(super) fn defaults(dockerfile: &Dockerfile, options: &PlanOptions, escape: c
         automatic: Vec::new(),
         build_args: BTreeMap::new(),
         epoch: None,
+        epoch_name: None,
     };
     for (instruction, definition) in definitions(dockerfile) {
         globals.define(definition, instruction.span, escape).ok()?;
@@ -99,22 +103,31 @@ impl Globals {
     fn find_epoch(&mut self, span: Option<Span>, report: &mut Report) {
         let value = self.build_args.get(EPOCH).map(String::as_str);
         let value = value.or(self.scope.get(EPOCH)).unwrap_or_default().to_owned();
-        // `context` means the moment of a context that has one; a directory has none.
-        let seconds = match value.as_str() {
-            "" | "context" => None,
-            number => match number.parse() {
-                Ok(seconds) if (0..=Timestamp::LATEST).contains(&seconds) => Some(seconds),
-                _ => {
-                    let problem = Problem::Epoch { value };
-                    report.error(PlanError { problem, span });
-                    return;
-                }
-            },
-        };
-        if seconds.is_none() {
-            self.build_args.remove(EPOCH);
+        match value.parse() {
+            _ if value.is_empty() => self.set_epoch(None),
+            Ok(seconds) if (0..=Timestamp::LATEST).contains(&seconds) => self.set_epoch(Some(seconds)),
+            Ok(_) => {
+                let problem = Problem::Epoch { value };
+                report.error(PlanError { problem, span });
+            }
+            // The name of something that has a moment.
+            Err(_) => self.epoch_name = Some((value, span)),
         }
+    }
+
+    /// Sets the moment everywhere that it shows.
+    pub(super) fn set_epoch(&mut self, seconds: Option<i64>) {
         self.epoch = seconds;
+        let value = seconds.map(|seconds| seconds.to_string());
+        if self.scope.get(EPOCH).is_some() {
+            // Shorter than what was there.
+            let _ = self.scope.set(EPOCH, value.as_deref().unwrap_or_default());
+        }
+        match value {
+            Some(value) if self.build_args.contains_key(EPOCH) => _ = self.build_args.insert(EPOCH.into(), value),
+            Some(_) => {}
+            None => _ = self.build_args.remove(EPOCH),
+        }
     }
 }
 

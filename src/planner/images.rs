@@ -44,6 +44,14 @@ pub trait ImageResolver {
         let nobody = |_| Err("this resolver finds images alone".into());
         requests.iter().map(nobody).collect()
     }
+
+    /// When what was found was made, in seconds since 1970; `None` where nobody knows.
+    ///
+    /// # Errors
+    /// When it cannot be fetched.
+    fn moment(&self, _: &Source) -> Result<Option<i64>, ResolveError> {
+        Ok(None)
+    }
 }
 
 /// The images of a plan.

@@ -11,6 +11,7 @@ mod address;
 mod budget;
 mod checks;
 mod environment;
+mod epoch;
 mod error;
 mod expand;
 mod globals;
@@ -78,7 +79,10 @@ pub fn plan(
     resolver: &dyn ImageResolver,
 ) -> Result<BuildPlan, PlanErrors> {
     let mut report = Report::new(dockerfile, options);
-    let globals = globals::evaluate(dockerfile, options, &mut report);
+    let mut globals = globals::evaluate(dockerfile, options, &mut report);
+    if options.purpose == Purpose::Build {
+        epoch::settle(&mut globals, dockerfile, options, resolver, &mut report);
+    }
     checks::default_base_names(dockerfile, options, &mut report);
     let mut stages = StageTable::new(dockerfile, options, &globals, &mut report);
     let target = match stages.target(options.target.as_deref()) {

@@ -82,7 +82,7 @@ impl Fetcher<'_> {
     }
 
     /// The file's content and its time, from the store or from its server.
-    fn content(&self, file: &HttpSource) -> Result<(File, Option<i64>), SourceError> {
+    pub(super) fn content(&self, file: &HttpSource) -> Result<(File, Option<i64>), SourceError> {
         match self.store.open_blob(&file.digest) {
             Ok(content) => {
                 let known = self.known(&file.url)?.filter(|known| known.digest == file.digest);

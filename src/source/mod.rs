@@ -62,6 +62,25 @@ impl Fetcher<'_> {
         }
     }
 
+    /// When a source was made, in seconds since 1970: a commit by its committer, a file as its server says, an archive
+    /// when its newest file was. `None` where nobody knows.
+    ///
+    /// # Errors
+    /// What cannot be fetched.
+    pub fn moment(&self, source: &Source) -> Result<Option<i64>, SourceError> {
+        match source {
+            Source::Git(git) => self.commit_time(git).map(Some),
+            Source::Http(file) if file.modified.is_some() => Ok(file.modified),
+            Source::Http(file) => {
+                let (mut content, _) = self.content(file)?;
+                self.newest(&mut content)
+            }
+            Source::Archive(archive) if archive.modified.is_some() => Ok(archive.modified),
+            Source::Archive(archive) => self.newest(&mut self.store.open_blob(&archive.digest)?),
+            Source::Image(_) | Source::Local(_) => Ok(None),
+        }
+    }
+
     /// A build secret as text, without the line feed at its end.
     fn secret(&self, id: &str) -> Result<Option<String>, SourceError> {
         let failed = |source| SourceError::Secret {

@@ -178,3 +178,58 @@ fn hostile_contexts_lead_nowhere() {
         .exits(1)
         .says("cannot unpack the archive");
 }
+
+#[test]
+fn the_epoch_is_that_of_a_context_or_of_what_a_stage_fetches() {
+    let (project, forge) = (Project::new(), Forge::start());
+    // 2001-02-03T04:05:06Z, as the forge commits.
+    forge.script("app", "echo 'FROM scratch\nCOPY . /c' > Dockerfile; commit 1");
+    let mut file = Served::new("x");
+    file.last_modified = Some("Tue, 15 Nov 1994 12:45:26 GMT");
+    let file = forge.server.put("/file", file);
+    let tar = forge.server.put(
+        "/c.tar",
+        Served::new(made(
+            "echo 'FROM scratch\nCOPY . /c' > Dockerfile; touch -d @1234567890 Dockerfile; tar -c .",
+        )),
+    );
+    let created = |arguments: &str| {
+        project.build(&format!("-t app {arguments}")).succeeds();
+        let shown = project
+            .builder("inspect --format {{.Created}} app")
+            .run()
+            .succeeds()
+            .stdout;
+        shown.trim().to_owned()
+    };
+    let by = "--build-arg SOURCE_DATE_EPOCH";
+    assert_eq!(
+        created(&format!("{by}=context {}", forge.url("app"))),
+        "2001-02-03T04:05:06Z"
+    );
+    assert_eq!(created(&format!("{by}=context {tar}")), "2009-02-13T23:31:30Z");
+    project.write(
+        "Dockerfile",
+        &format!("ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nARG U={file}\nADD $U /\nFROM scratch\nCOPY --from=src / /\nARG SOURCE_DATE_EPOCH\nLABEL e=$SOURCE_DATE_EPOCH\n"),
+    );
+    assert_eq!(created("."), "1994-11-15T12:45:26Z");
+    let label = project
+        .builder("inspect --format {{.Config.Labels.e}} app")
+        .run()
+        .succeeds()
+        .stdout;
+    assert_eq!(label.trim(), "784903526");
+    let named = format!("--build-context c={} {by}=c .", forge.url("app"));
+    assert_eq!(created(&named), "2001-02-03T04:05:06Z");
+    project
+        .build(&format!("{by}=nothing ."))
+        .exits(1)
+        .says("SOURCE_DATE_EPOCH is `nothing`");
+    project.write("Dockerfile", "FROM busybox AS src\nFROM scratch\nCOPY Dockerfile /\n");
+    project
+        .build(&format!("{by}=src ."))
+        .exits(1)
+        .says("does not begin with FROM scratch");
+    // A directory has no moment.
+    project.build(&format!("{by}=context .")).succeeds();
+}

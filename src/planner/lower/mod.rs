@@ -29,6 +29,7 @@ use super::sources::Sources;
 use super::stages::{MOST_CANDIDATES, Origin, StageTable};
 use super::steps::{Needed, Step};
 
+pub(super) use remote::remote_source;
 use state::Base;
 pub(super) use state::StageState;
 

@@ -36,21 +36,18 @@ impl Place {
         verb: Verb,
         checksum: &str,
     ) -> Result<Self, PlanError> {
-        let git = git_address(&text, BareForm::Path).at(word.span)?;
-        let kind = match (&git, is_url(&text)) {
-            (Some(_), _) => "git repository",
-            (None, true) => "URL",
-            (None, false) => return Ok(Place::Local(text)),
+        let span = word.span;
+        let Some(remote) = remote_source(&text, transfer, checksum).at(span)? else {
+            return Ok(Place::Local(text));
         };
         if verb == Verb::Copy {
+            let kind = match remote {
+                Remote::Git(_) => "git repository",
+                Remote::Http(_) => "URL",
+            };
             let source_text = without_secrets(&text);
-            return Err(Problem::RemoteCopy { kind, source_text }.at(word.span));
+            return Err(Problem::RemoteCopy { kind, source_text }.at(span));
         }
-        let remote = match git {
-            Some(git) => repository(git, transfer, checksum).map(Remote::Git),
-            None => file_checksum(checksum).map(|checksum| Remote::Http(file_address(&text, checksum))),
-        };
-        let (remote, span) = (remote.at(word.span)?, word.span);
         Ok(Place::Remote { remote, text, span })
     }
 
@@ -64,6 +61,22 @@ impl Place {
     pub(super) fn is_local(&self) -> bool {
         matches!(self, Place::Local(_))
     }
+}
+
+/// What the source `text` of ADD is, if it lies elsewhere.
+pub(in super::super) fn remote_source(
+    text: &str,
+    transfer: &Transfer,
+    checksum: &str,
+) -> Result<Option<Remote>, Problem> {
+    if let Some(git) = git_address(text, BareForm::Path)? {
+        return repository(git, transfer, checksum).map(|git| Some(Remote::Git(git)));
+    }
+    if !is_url(text) {
+        return Ok(None);
+    }
+    let checksum = file_checksum(checksum)?;
+    Ok(Some(Remote::Http(file_address(text, checksum))))
 }
 
 /// The flags of ADD say what an address may say as well.

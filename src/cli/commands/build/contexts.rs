@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Arguments;
 use super::dockerfile::{self, DockerfileText};
+use super::options::EPOCH;
 use crate::cli::failure::{Failure, Fault, fault_of_source};
 use crate::graph::{GitDir, GitTimes, Remote};
 use crate::parser::MAX_DOCKERFILE_BYTES;
@@ -18,7 +19,6 @@ use crate::store::Store;
 
 /// The argument that keeps `.git` of a context.
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
-const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// Variables that `git` and its helpers work with: where programs lie, proxies, the user's agent.
 const VARIABLES: [&str; 10] = [
@@ -137,8 +137,7 @@ pub(super) fn fetch(
                 if plan.build_args.get(KEEP_GIT_DIR).is_some_and(|value| is_true(value)) {
                     git.git_dir = Some(GitDir::Kept);
                 }
-                let dated = plan.build_args.get(EPOCH).is_some_and(|value| !value.is_empty());
-                if dated || plan.epoch.is_some() {
+                if plan.build_args.get(EPOCH).is_some_and(|value| !value.is_empty()) {
                     git.times = GitTimes::Commit;
                 }
             }

@@ -12,12 +12,15 @@ use crate::cli::session::default_platform;
 use crate::graph::ExtraHost;
 use crate::planner::{Confinement, NoCache, PlanOptions};
 
+/// The moment that the build pretends to happen at.
+pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeMap<String, PathBuf>), Failure> {
     let mut contexts = contexts::main_directory(arguments);
     let named_contexts = contexts::named(&pairs(&arguments.build_contexts, "--build-context")?, &mut contexts)?;
     let options = PlanOptions {
         target: arguments.target.clone(),
-        build_args: build_args(&arguments.build_args),
+        build_args: with_epoch(build_args(&arguments.build_args)),
         platform: match &arguments.platform {
             Some(platform) => Some(platform.clone()),
             None => default_platform()?,
@@ -28,7 +31,6 @@ pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeM
             (false, []) => NoCache::Never,
             (false, stages) => NoCache::Stages(stages.to_vec()),
         },
-        epoch: source_date_epoch()?,
         network: arguments.network.into(),
         extra_hosts: arguments
             .add_hosts
@@ -76,14 +78,12 @@ pub(in crate::cli::commands) fn extra_host(text: &str) -> Result<ExtraHost, Fail
     })
 }
 
-fn source_date_epoch() -> Result<Option<i64>, Failure> {
-    match std::env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) if !text.is_empty() => match text.parse() {
-            Ok(seconds @ 0..=crate::oci::Timestamp::LATEST) => Ok(Some(seconds)),
-            _ => Err(Failure::usage(format!(
-                "SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds since 1970"
-            ))),
-        },
-        _ => Ok(None),
+/// `SOURCE_DATE_EPOCH` counts as a build argument, as in buildx.
+fn with_epoch(mut build_args: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    if let Ok(text) = std::env::var(EPOCH)
+        && !text.is_empty()
+    {
+        build_args.entry(EPOCH.to_owned()).or_insert(text);
     }
+    build_args
 }
