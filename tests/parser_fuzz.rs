@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
+#[path = "../fuzz/bodies/mount.rs"]
+mod mount;
+#[path = "../fuzz/bodies/onbuild.rs"]
+mod onbuild;
 #[path = "../fuzz/bodies/parser.rs"]
 mod parser;
 #[path = "../fuzz/bodies/word.rs"]
@@ -61,6 +65,33 @@ fn word_seeds() {
         for line in data.split(|byte| *byte == b'\n') {
             word::check(line);
             damaged(line).for_each(|data| word::check(&data));
+        }
+    }
+}
+
+#[test]
+fn mount_seeds() {
+    for data in files("fuzz/seeds/mount") {
+        mount::check(&data);
+        damaged(&data).for_each(|data| mount::check(&data));
+    }
+}
+
+#[test]
+fn onbuild_seeds() {
+    for data in files("fuzz/seeds/onbuild") {
+        onbuild::check(&data);
+        damaged(&data).for_each(|data| onbuild::check(&data));
+    }
+}
+
+/// A file's instructions as triggers, and a Dockerfile as the fields of a mount.
+#[test]
+fn corpora_as_triggers_and_mounts() {
+    for data in files("fixtures/dockerfiles/valid") {
+        for line in data.split(|byte| *byte == b'\n') {
+            onbuild::check(line);
+            mount::check(line);
         }
     }
 }

@@ -543,6 +543,10 @@ fn a_working_directory_is_made_but_never_lies_outside() {
 #[test]
 fn mounts_are_there_for_the_process_and_leave_no_trace() {
     let world = World::new();
+    // These stay where a root lacks them, which is another test's.
+    for name in ["dev", "proc", "sys"] {
+        fs::create_dir(world.root.join(name)).unwrap();
+    }
     // So that the root's own time does not depend on the moment of its making.
     let before = world.listing();
     let tree = tempfile::tempdir().unwrap();
@@ -578,6 +582,18 @@ fn mounts_are_there_for_the_process_and_leave_no_trace() {
     );
     assert_eq!(world.listing(), before);
     assert_eq!(fs::read_to_string(tree.path().join("file")).unwrap(), "bound\n");
+}
+
+#[test]
+fn the_kernels_directories_stay_where_a_root_lacks_them() {
+    let world = World::new();
+    let mut spec = world.spec("ls /dev/pipes");
+    spec.file("/dev/pipes/script", Vec::new(), 0o755, (0, 0), Access::ReadOnly);
+    assert_eq!(Ran::of(spec).succeeds(), "script\n");
+    let is_there = |name: &str| world.root.join(name).exists();
+    assert!(is_there("proc") && is_there("sys") && !is_there("dev"));
+    assert_eq!(Ran::of(world.spec("echo x")).succeeds(), "x\n");
+    assert!(is_there("dev"));
 }
 
 #[test]

@@ -172,7 +172,7 @@ impl ExecTask<'_> {
             gid: identity.gid,
             groups: identity.groups,
         };
-        network_files::add(&mut spec, &self.op.extra_hosts);
+        network_files::add_to_step(&mut spec, &self.op.extra_hosts);
         for mount in &self.op.mounts {
             self.mount(mount, &mut spec, scene)?;
         }

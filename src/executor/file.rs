@@ -22,7 +22,7 @@ use crate::context::{
 };
 use crate::graph::{CopyAction, FileAction, FileOp, ModeChange, Unpack};
 use crate::snapshot::compressed::{decoder, detect};
-use crate::snapshot::identity::{IdentityError, lookup_owner};
+use crate::snapshot::identity::{IdentityError, lookup_owner, lookup_owner_or_root};
 use crate::snapshot::{
     ActiveSnapshot, ContainerPath, IdMode, Limits, NulInPath, Owner, Rootfs, RootfsError, SnapshotError, Snapshotter,
 };
@@ -147,6 +147,7 @@ impl FileError {
 
 /// One run of an operation.
 struct Run<'a> {
+    base: Option<usize>,
     inputs: &'a [Input<'a>],
     snapshotter: &'a Snapshotter,
     cancel: &'a Cancel,
@@ -187,6 +188,7 @@ fn run_once(
 ) -> Result<SnapshotId, FileError> {
     let active = prepare(op, inputs, snapshotter)?;
     let run = Run {
+        base: op.base,
         inputs,
         snapshotter,
         cancel,
@@ -249,7 +251,7 @@ impl Run<'_> {
                 self.make_file(name, &Destination::new(&rootfs, destination, made)?, &file)?;
             }
             FileAction::MakeDirectory { path, mode, owner } => {
-                let owner = known_owner(&rootfs, owner.as_ref())?;
+                let owner = known_owner(&rootfs, owner.as_ref(), self.base)?;
                 let path = ContainerPath::new(path)?;
                 let _times = KeptTimes::of_nearest(&rootfs, &path)?;
                 rootfs.mkdir_all(&path, mode & 0o7777, owner, self.ids())?;
@@ -450,24 +452,31 @@ fn is_worth_bypassing(selection: &Selection) -> bool {
 }
 
 /// As [`find_owner`], for WORKDIR: the user of the image may be one that a later step or the runtime brings, so that a
-/// name which nobody has yet leaves the directory to root, as with BuildKit.
-fn known_owner(rootfs: &Rootfs, owner: Option<&crate::graph::Owner>) -> Result<Option<Owner>, FileError> {
-    match find_owner(rootfs, owner) {
-        Err(FileError::Identity(IdentityError::NoUser(_) | IdentityError::NoGroup(_))) => Ok(None),
-        found => found,
+/// name which nobody has yet leaves the directory to root, as with BuildKit; but where there is no image, no name can
+/// ever be known.
+fn known_owner(
+    rootfs: &Rootfs,
+    owner: Option<&crate::graph::Owner>,
+    base: Option<usize>,
+) -> Result<Option<Owner>, FileError> {
+    match (owner, base) {
+        (Some(owner), Some(_)) => Ok(Some(lookup_owner_or_root(rootfs, &spelt(owner))?)),
+        (owner, _) => find_owner(rootfs, owner),
     }
 }
 
 /// Looks an owner up in the root file system that receives the files.
 fn find_owner(rootfs: &Rootfs, owner: Option<&crate::graph::Owner>) -> Result<Option<Owner>, FileError> {
-    let Some(crate::graph::Owner { user, group }) = owner else {
-        return Ok(None);
-    };
-    let spec = match group {
-        Some(group) => Cow::Owned(format!("{user}:{group}")),
-        None => Cow::Borrowed(user.as_str()),
-    };
-    Ok(Some(lookup_owner(rootfs, &spec)?))
+    let owner = owner.map(|owner| lookup_owner(rootfs, &spelt(owner)));
+    Ok(owner.transpose()?)
+}
+
+/// `user` or `user:group`.
+fn spelt(owner: &crate::graph::Owner) -> Cow<'_, str> {
+    match &owner.group {
+        Some(group) => Cow::Owned(format!("{}:{group}", owner.user)),
+        None => Cow::Borrowed(&owner.user),
+    }
 }
 
 fn request<'a>(copy: &'a CopyAction, ignore: &'a IgnoreRules, ownership: Ownership) -> Request<'a> {

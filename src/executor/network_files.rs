@@ -1,4 +1,4 @@
-//! `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname` as a process in a sandbox sees them.
+//! `/etc/hosts`, `/etc/resolv.conf` and, in a container, `/etc/hostname` as a process in a sandbox sees them.
 //!
 //! Owns their content. They are mounted, never written into the root: no layer contains them.
 
@@ -10,22 +10,25 @@ use crate::graph::ExtraHost;
 
 /// Bytes of the host's own file that are read, at most.
 const LARGEST: u64 = 64 * 1024;
-/// Permission bits of the three files.
+/// Permission bits of the files.
 const MODE: u32 = 0o644;
 
-/// Mounts the three files; `spec` has its host name and network already.
-pub fn add(spec: &mut SandboxSpec, extra_hosts: &[ExtraHost]) {
-    let hosts = hosts(&spec.hostname, extra_hosts);
+/// Mounts the files that a container has; `spec` has its host name and network already.
+pub fn add_to_container(spec: &mut SandboxSpec, extra_hosts: &[ExtraHost]) {
+    add_to_step(spec, extra_hosts);
     let hostname = format!("{}\n", spec.hostname);
+    spec.file("/etc/hostname", hostname.into_bytes(), MODE, (0, 0), Access::ReadWrite);
+}
+
+/// Mounts the files that a step of a build has: as with BuildKit, `/etc/hostname` is the image's own, and may be
+/// written.
+pub fn add_to_step(spec: &mut SandboxSpec, extra_hosts: &[ExtraHost]) {
+    let hosts = hosts(&spec.hostname, extra_hosts);
     let resolv_conf = match spec.network {
         Network::Host => host_resolv_conf(),
         Network::None => Vec::new(),
     };
-    let files = [
-        ("/etc/hosts", hosts.into_bytes()),
-        ("/etc/hostname", hostname.into_bytes()),
-        ("/etc/resolv.conf", resolv_conf),
-    ];
+    let files = [("/etc/hosts", hosts.into_bytes()), ("/etc/resolv.conf", resolv_conf)];
     for (target, content) in files {
         spec.file(target, content, MODE, (0, 0), Access::ReadWrite);
     }

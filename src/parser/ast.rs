@@ -176,13 +176,11 @@ pub struct Heredoc {
     pub name: String,
     /// The file descriptor before `<<`, 0 where none is given.
     pub descriptor: u32,
-    /// The body, tabs already stripped where `<<-` asks for it.
+    /// The body as it stands in the file.
     pub body: String,
-    /// The body with the tabs that `<<-` strips; `None` where it strips none.
-    pub with_tabs: Option<String>,
     /// Whether variables in the body are expanded: the delimiter has no quotes.
     pub expand: bool,
-    /// `<<-`: leading tabs are stripped.
+    /// `<<-`: leading tabs are no part of what it holds.
     pub strip_tabs: bool,
     /// Where the body stands.
     pub span: Span,

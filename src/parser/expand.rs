@@ -94,16 +94,17 @@ impl Heredoc {
     /// escape character is `\` whatever the file's `# escape=` says.
     pub fn expand_body(&self, lookup: Lookup<'_>) -> Result<String, ExpandError> {
         if !self.expand {
-            return Ok(self.body.clone());
+            return Ok(self.content().into_owned());
         }
-        let expanded = expand(&self.body, Mode::HEREDOC, lookup, MAX_EXPANDED_HEREDOC_BYTES);
-        expanded.map_err(|problem| problem.within(&self.body, self.span))
+        let content = self.content();
+        let expanded = expand(&content, Mode::HEREDOC, lookup, MAX_EXPANDED_HEREDOC_BYTES);
+        expanded.map_err(|problem| problem.within(&content, self.span))
     }
 
     /// The names of the variables the body looks up, as [`Word::variables`].
     pub fn variables(&self) -> Vec<String> {
         if self.expand {
-            names_in(&self.body, Mode::HEREDOC)
+            names_in(&self.content(), Mode::HEREDOC)
         } else {
             Vec::new()
         }

@@ -1,5 +1,7 @@
 //! Here-documents: what opens one, and what its body is.
 
+use std::borrow::Cow;
+
 use super::ast::{Heredoc, Span};
 use super::diagnostic::Diagnostic;
 use super::lexer::{Escapes, Mode, Quotes, Unset, split_words};
@@ -117,18 +119,11 @@ pub(super) fn read_body<'a>(
         if text == name {
             let span = Span { start, end };
             let verbatim = &source[span.range()];
-            let body = if strip_tabs {
-                without_tabs(verbatim)
-            } else {
-                verbatim.to_owned()
-            };
-            let with_tabs = (body != verbatim).then(|| verbatim.to_owned());
             return Ok(Body {
                 heredoc: Heredoc {
                     name,
                     descriptor,
-                    body,
-                    with_tabs,
+                    body: verbatim.to_owned(),
                     expand,
                     strip_tabs,
                     span,
@@ -142,11 +137,15 @@ pub(super) fn read_body<'a>(
     Err(Diagnostic::error(opened_at, format!("the heredoc `{name}` has no end")).with_hint(hint))
 }
 
-/// The body without the tabs that lead its lines.
-fn without_tabs(body: &str) -> String {
-    body.split_inclusive('\n')
-        .map(|line| line.trim_start_matches('\t'))
-        .collect()
+impl Heredoc {
+    /// What the heredoc holds: the body, without the tabs that lead its lines where `<<-` asks for it.
+    pub fn content(&self) -> Cow<'_, str> {
+        if !self.strip_tabs {
+            return Cow::Borrowed(&self.body);
+        }
+        let lines = self.body.split_inclusive('\n');
+        lines.map(|line| line.trim_start_matches('\t')).collect()
+    }
 }
 
 #[cfg(test)]

@@ -172,7 +172,10 @@ pub enum Problem {
         /// How many at most.
         limit: usize,
     },
-    /// ENV, ARG or LABEL with a name that is empty once variables are replaced, or an ENV name that holds `=`.
+    /// A heredoc of COPY or ADD whose delimiter is no name of a file.
+    #[error("the heredoc's delimiter `{0}` names its file, and is no name of one")]
+    HeredocName(String),
+    /// ENV or LABEL with a name that no process can have in its environment, or no image among its labels.
     #[error("`{name}` is not a name that {instruction} can set")]
     Name {
         /// ENV or LABEL.

@@ -5,12 +5,12 @@ const NAMES: [&str; 35] = [
     "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
     "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "UNUSED",
 ];
-const HIGHEST: u8 = 64;
 
 /// Whether `text` names a signal of Linux.
 pub(super) fn is_signal(text: &str) -> bool {
-    if let Ok(number) = text.parse::<u8>() {
-        return (1..=HIGHEST).contains(&number);
+    // As in BuildKit, any number but 0: which signals a machine has is known where the container runs.
+    if let Ok(number) = text.parse::<i32>() {
+        return number != 0;
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
@@ -31,10 +31,10 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        for good in ["SIGTERM", "term", "sigkill", "9", "RTMIN+3", "SIGRTMAX-14", "64"] {
+        for good in ["SIGTERM", "term", "sigkill", "9", "RTMIN+3", "SIGRTMAX-14", "64", "99"] {
             assert!(is_signal(good), "{good}");
         }
-        for bad in ["", "SIG", "0", "65", "-1", "NOPE", "RTMIN+16", "SIGSIGTERM"] {
+        for bad in ["", "SIG", "0", "99999999999", "NOPE", "RTMIN+16", "SIGSIGTERM"] {
             assert!(!is_signal(bad), "{bad}");
         }
     }

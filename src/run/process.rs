@@ -264,7 +264,7 @@ fn sandbox_spec(
         gid: identity.gid,
         groups: identity.groups,
     };
-    network_files::add(&mut spec, &options.extra_hosts);
+    network_files::add_to_container(&mut spec, &options.extra_hosts);
     for volume in &options.volumes {
         let tree = open_volume(volume)?;
         spec.bind(volume.target.clone(), tree, volume.access);

@@ -96,16 +96,41 @@ pub fn lookup(rootfs: &Rootfs, spec: &str) -> Result<Identity, IdentityError> {
 /// # Errors
 /// As [`lookup`].
 pub fn lookup_owner(rootfs: &Rootfs, spec: &str) -> Result<Owner, IdentityError> {
+    owner_of(rootfs, spec, Unknown::Refused)
+}
+
+/// The owner `user[:group]`, where a user that the image does not have stands for root, and a group that it does not
+/// have for the user's own.
+///
+/// # Errors
+/// As [`lookup_owner`], but for unknown names.
+pub fn lookup_owner_or_root(rootfs: &Rootfs, spec: &str) -> Result<Owner, IdentityError> {
+    owner_of(rootfs, spec, Unknown::Root)
+}
+
+/// What a name that the image does not have comes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    Refused,
+    Root,
+}
+
+fn owner_of(rootfs: &Rootfs, spec: &str, unknown: Unknown) -> Result<Owner, IdentityError> {
     let (user, group) = split(spec);
     let user = parse(user)?;
     let group = group.filter(|group| !group.is_empty()).map(parse).transpose()?;
     let (uid, own_gid) = match user {
         Name::Id(uid) => (uid, uid),
-        Name::Text(name) => find_user(rootfs, &user)?
-            .map(|user| (user.uid, user.gid))
-            .ok_or_else(|| IdentityError::NoUser(shown(name.as_bytes())))?,
+        Name::Text(name) => match find_user(rootfs, &user)? {
+            Some(user) => (user.uid, user.gid),
+            None if unknown == Unknown::Root => (0, 0),
+            None => return Err(IdentityError::NoUser(shown(name.as_bytes()))),
+        },
     };
-    let gid = group.map_or(Ok(own_gid), |group| find_group(rootfs, group))?;
+    let gid = match group.map_or(Ok(own_gid), |group| find_group(rootfs, group)) {
+        Err(IdentityError::NoGroup(_)) if unknown == Unknown::Root => own_gid,
+        found => found?,
+    };
     Ok(Owner { uid, gid })
 }
 
@@ -351,6 +376,9 @@ mod tests {
     #[test]
     fn chown_takes_a_number_for_both_ids() {
         let (_directory, rootfs) = image(PASSWD.as_bytes(), GROUP.as_bytes());
+        let lenient = |spec: &str| lookup_owner_or_root(&rootfs, spec).map(|owner| (owner.uid, owner.gid));
+        assert_eq!(lenient("nobody-here").unwrap(), (0, 0));
+        assert_eq!(lenient("5:nobody-here").unwrap(), (5, 5));
         let owner = |spec: &str| lookup_owner(&rootfs, spec).map(|owner| (owner.uid, owner.gid)).unwrap();
         assert_eq!(owner("55"), (55, 55));
         assert_eq!(owner("1000"), (1000, 1000));

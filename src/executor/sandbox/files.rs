@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
@@ -45,7 +46,7 @@ pub(super) fn assemble(spec: &SandboxSpec) -> Result<Root, SetupFailure> {
         .map_err(|_| SetupFailure::kernel("copy a descriptor")(Errno::MFILE))?;
     let mut targets = Targets::new(root);
     mount_kernel_files(&mut targets, spec)?;
-    let dev = directory(&mut targets, "/dev")?;
+    let dev = directory(&mut targets, spec, "/dev")?;
     let devices = devices::mount(dev.as_fd()).map_err(SetupFailure::kernel("mount /dev"))?;
     for (index, mount) in spec.mounts.iter().enumerate() {
         mount_one(spec, index, &mut targets, &devices).map_err(|errno| SetupFailure::Mount {
@@ -61,10 +62,16 @@ pub(super) fn assemble(spec: &SandboxSpec) -> Result<Root, SetupFailure> {
     })
 }
 
-/// A directory that every system has: where it was missing it stays, as with other builders.
-fn directory(targets: &mut Targets, path: &str) -> Result<OwnedFd, SetupFailure> {
+/// A directory of the kernel's. As with BuildKit and runc, one that the root lacked stays there, empty, for whoever runs
+/// the image from a root that cannot be written to; unless something was to be mounted below it.
+fn directory(targets: &mut Targets, spec: &SandboxSpec, path: &str) -> Result<OwnedFd, SetupFailure> {
+    let above = |mount: &SandboxMount| Path::new(&mount.target).starts_with(path);
+    let made = match spec.mounts.iter().any(above) {
+        true => Made::ForNow,
+        false => Made::ForGood,
+    };
     targets
-        .open(path.as_bytes(), Kind::Directory, Made::ForGood)
+        .open(path.as_bytes(), Kind::Directory, made)
         .map_err(|errno| SetupFailure::Mount {
             target: path.into(),
             errno: errno.raw_os_error(),
@@ -72,9 +79,9 @@ fn directory(targets: &mut Targets, path: &str) -> Result<OwnedFd, SetupFailure>
 }
 
 fn mount_kernel_files(targets: &mut Targets, spec: &SandboxSpec) -> Result<(), SetupFailure> {
-    let proc = directory(targets, "/proc")?;
+    let proc = directory(targets, spec, "/proc")?;
     kernel_files::mount_proc(proc.as_fd(), spec.confinement).map_err(SetupFailure::kernel("mount /proc"))?;
-    let sys = directory(targets, "/sys")?;
+    let sys = directory(targets, spec, "/sys")?;
     kernel_files::mount_sys(sys.as_fd(), spec.confinement).map_err(SetupFailure::kernel("mount /sys"))
 }
 

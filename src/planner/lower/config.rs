@@ -185,14 +185,18 @@ impl Lowering<'_, '_> {
                 .violation(Violation::of_step(step, Rule::WorkdirRelativePath, message));
         }
         state.workdir_set = true;
-        let directory = path::join(state.working_dir(), &given);
+        // An absolute one is kept as it was written, which only its name in the configuration and the history shows.
+        let directory = match given.starts_with('/') {
+            true => given,
+            false => path::join(state.working_dir(), &given),
+        };
         state.config.config.working_dir = directory.clone();
         let text = format!("WORKDIR {directory}");
         if directory == "/" {
             return self.record(state, step, text, Layer::None);
         }
         let make = FileAction::MakeDirectory {
-            path: directory,
+            path: path::clean(&directory),
             mode: DIRECTORY_MODE,
             owner: owner(&state.config.config.user).at(word.span)?,
         };

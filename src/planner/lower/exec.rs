@@ -122,22 +122,19 @@ fn start(state: &StageState, run: &Run) -> Start {
     };
     let (line, script) = match run.heredocs.as_slice() {
         [] => (line.clone(), None),
-        [only] if stands_alone(line, only) && only.body.starts_with("#!") => {
+        [only] if stands_alone(line, only) && only.content().starts_with("#!") => {
             let target = format!("{PIPES}/{}", only.name);
-            let content = only.body.clone().into_bytes();
+            let content = only.content().into_owned().into_bytes();
             let kind = MountKind::File {
                 content,
                 mode: SCRIPT_MODE,
             };
             (target.clone(), Some(Mount { target, kind }))
         }
-        [only] if stands_alone(line, only) => (only.body.clone(), None),
+        [only] if stands_alone(line, only) => (only.content().into_owned(), None),
         several => {
-            let with_body = |text: String, heredoc: &Heredoc| {
-                // The shell takes the tabs away itself.
-                let body = heredoc.with_tabs.as_ref().unwrap_or(&heredoc.body);
-                format!("{text}\n{body}{}", heredoc.name)
-            };
+            // As they stand in the file: the shell takes the tabs away itself.
+            let with_body = |text: String, heredoc: &Heredoc| format!("{text}\n{}{}", heredoc.body, heredoc.name);
             (several.iter().fold(line.clone(), with_body), None)
         }
     };
@@ -169,7 +166,8 @@ fn summary(run: &Run) -> String {
     };
     match &run.command {
         Command::Shell(line) if stands_alone(line, only) => {
-            let mut lines = only.body.trim().lines();
+            let content = only.content();
+            let mut lines = content.trim().lines();
             let first = lines.next().unwrap_or_default();
             let more = if lines.next().is_some() { "..." } else { "" };
             format!(" ({first}{more})")
@@ -218,7 +216,6 @@ mod tests {
             name: name.into(),
             descriptor: 0,
             body: String::new(),
-            with_tabs: None,
             expand: true,
             strip_tabs: false,
             span: Span::default(),

@@ -156,7 +156,8 @@ impl<'p, 'a> Lowering<'p, 'a> {
                 Some(base) => StageState::of_stage(base),
                 None => return Ok(None),
             },
-            Some(Origin::Scratch) => StageState::of_nothing(platform)?,
+            // As in BuildKit, nothing is for the target whatever `--platform` says.
+            Some(Origin::Scratch) => StageState::of_nothing(self.options.target_platform().clone())?,
             Some(Origin::Context(context)) => {
                 numbering.count_base();
                 let mut state = StageState::of_nothing(platform)?;

@@ -43,8 +43,14 @@ pub(super) struct Settings {
 #[derive(Default)]
 struct Sources {
     paths: Vec<Place>,
-    /// The heredocs: names and contents.
-    files: Vec<(String, String)>,
+    files: Vec<InlineFile>,
+}
+
+/// A heredoc.
+struct InlineFile {
+    delimiter: String,
+    name: String,
+    content: String,
 }
 
 impl Lowering<'_, '_> {
@@ -92,11 +98,11 @@ impl Lowering<'_, '_> {
                 Place::Remote { remote, .. } => copy_remote(transfer, &settings, remote, inputs.len() - 1),
             });
         }
-        actions.extend(sources.files.into_iter().map(|(name, content)| {
+        actions.extend(sources.files.into_iter().map(|file| {
             FileAction::MakeFile {
-                name,
+                name: file.name,
                 destination: settings.destination.clone(),
-                content: content.into_bytes(),
+                content: file.content.into_bytes(),
                 mode: settings
                     .mode
                     .as_ref()
@@ -180,14 +186,33 @@ impl Lowering<'_, '_> {
         }
     }
 
-    fn inline(
-        &mut self,
-        state: &StageState,
-        step: &Step<'_>,
-        heredoc: &Heredoc,
-    ) -> Result<(String, String), PlanError> {
+    fn inline(&mut self, state: &StageState, step: &Step<'_>, heredoc: &Heredoc) -> Result<InlineFile, PlanError> {
         let content = self.body(state, step, heredoc)?;
-        Ok((heredoc.name.clone(), content))
+        let delimiter = heredoc.name.clone();
+        match file_name(&delimiter).map(str::to_owned) {
+            Some(name) => Ok(InlineFile {
+                delimiter,
+                name,
+                content,
+            }),
+            None => Err(Problem::HeredocName(delimiter).at(heredoc.span)),
+        }
+    }
+}
+
+/// The name of a heredoc's file: that of a file in a root where there is nothing else, so that `..` leads nowhere.
+fn file_name(delimiter: &str) -> Option<&str> {
+    let mut held = Vec::new();
+    for component in delimiter.split('/') {
+        match component {
+            "" | "." => {}
+            ".." => drop(held.pop()),
+            name => held.push(name),
+        }
+    }
+    match held.as_slice() {
+        [name] => Some(name),
+        _ => None,
     }
 }
 
@@ -264,7 +289,7 @@ fn history_text(
         }
     }
     words.extend(sources.paths.iter().map(|place| without_secrets(place.text())));
-    words.extend(sources.files.iter().map(|(name, _)| format!("<<{name}")));
+    words.extend(sources.files.iter().map(|file| format!("<<{}", file.delimiter)));
     words.extend([destination.to_owned(), "# buildkit".into()]);
     words.join(" ")
 }
@@ -285,6 +310,20 @@ mod tests {
             ("/./b", true, "/./b"),
         ] {
             assert_eq!(source(given, parents), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_heredoc_names_one_file() {
+        for (delimiter, expected) in [
+            ("EOF", Some("EOF")),
+            ("../x", Some("x")),
+            ("/a/../b/.", Some("b")),
+            ("a/b", None),
+            ("..", None),
+            ("/", None),
+        ] {
+            assert_eq!(file_name(delimiter), expected, "{delimiter}");
         }
     }
 

@@ -48,7 +48,7 @@ impl Lowering<'_, '_> {
         let mut values = Vec::with_capacity(pairs.len());
         for (name_word, value) in pairs {
             let name = self.value(state, step, name_word)?;
-            if name.is_empty() || name.contains('\0') || (instruction == "ENV" && name.contains('=')) {
+            if name.contains('\0') || (instruction == "ENV" && name.contains('=')) {
                 return Err(Problem::Name { instruction, name }.at(name_word.span));
             }
             values.push((name, self.value(state, step, value)?));
