@@ -300,7 +300,7 @@ impl<'a> Parser<'a> {
         warnings.extend(empty_continuation(input.line));
         // What a global ARG holds is in no image.
         let global = keyword == Keyword::Arg && self.stages.is_empty();
-        let told = |rule| !check.skips(rule) && !(global && rule == Rule::SecretsUsedInArgOrEnv);
+        let told = |rule| !(check.skips(rule) || global && rule == Rule::SecretsUsedInArgOrEnv);
         warnings.retain(|warning| warning.rule().is_none_or(told));
         self.warnings.append(&mut warnings);
         self.casing.count(input.keyword_text(), !global);
