@@ -1,8 +1,6 @@
 //! The build checks over `fixtures/dockerfiles/checks`: what each file violates, and what the fixes make of it. The
 //! answers were compared with those of BuildKit's `frontend.lint`; where they differ on purpose, `docs/checks.md` says so.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, and says where")]
-
 use std::fmt::Write as _;
 use std::path::Path;
 

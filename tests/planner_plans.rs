@@ -649,6 +649,66 @@ fn triggers_fire_in_the_child_and_are_gone() {
 }
 
 #[test]
+fn what_is_copied_from_may_be_named_by_variables() {
+    let from = |source: &str, build_args: &[(&str, &str)]| {
+        let build_args = build_args.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let options = PlanOptions {
+            build_args: build_args.collect(),
+            ..options()
+        };
+        let images = base_images();
+        plan_with(source, &options, &images).unwrap_or_else(|errors| panic!("{errors}"));
+        images.rounds().concat()
+    };
+    let source = "ARG V=3.9\nFROM busybox AS a\nFROM debian\nARG V NAME=golang\nENV W=$V-slim\nCOPY --from=${NAME} /x /x\n\
+        RUN --mount=from=python:$W,target=/p x\n";
+    assert_eq!(from(source, &[]), ["debian:latest", "golang:latest", "python:3.9-slim"]);
+    assert_eq!(
+        from(source, &[("NAME", "A")]),
+        ["debian:latest", "python:3.9-slim", "busybox:latest"],
+        "a build argument names a stage, in any case"
+    );
+    assert_eq!(
+        from(
+            "FROM golang\nFROM busybox\nARG STAGE=0\nCOPY --from=\"$STAGE\" /x /x\n",
+            &[]
+        ),
+        ["busybox:latest", "golang:latest"],
+        "a stage by its index"
+    );
+    let below = "FROM busybox AS base\nARG X=golang\nENV Y=$X\nFROM base\nCOPY --from=$Y /x /x\nARG Y=debian\n";
+    assert_eq!(
+        from(below, &[("Y", "debian")]),
+        ["golang:latest", "busybox:latest"],
+        "variables of the stage below count, those that come later do not"
+    );
+    let triggers = base_images().with("trigger", |config| {
+        config.config.env = vec!["B=debian".into()];
+        config.config.on_build = vec!["ARG A=golang".into(), "COPY --from=$A /x /x".into()];
+    });
+    plan_with("FROM trigger\n", &options(), &triggers).unwrap();
+    assert_eq!(triggers.rounds().concat(), ["trigger:latest", "golang:latest"]);
+
+    for (source, expected) in [
+        (
+            "FROM busybox\nARG STAGE=x\nCOPY --from=$STAEG /x /x\n",
+            "$STAEG: --from is empty: `$STAEG` has no value here (did you mean `STAGE`?)",
+        ),
+        (
+            "FROM busybox\nRUN --mount=from=$PATH,target=/x x\n",
+            "from=$PATH,target=/x: `from` of a mount is empty: `$PATH` has no value here (declare it above with ARG or ENV: \
+             what the base image sets does not count here)",
+        ),
+        (
+            "FROM busybox\nCOPY --from=${X?unknown} /x /x\n",
+            "${X?unknown}: X: unknown",
+        ),
+    ] {
+        assert_eq!(errors(source, &options()), [expected]);
+    }
+}
+
+#[test]
 fn no_cache_marks_the_steps_of_all_or_of_named_stages() {
     let source = "FROM busybox AS a\nRUN one\nFROM busybox AS b\nCOPY --from=a / /\nRUN two\n";
     let ignored = |no_cache| {
@@ -826,6 +886,16 @@ fn hostile_files_end_in_errors_and_not_in_gigabytes() {
         "FROM busybox\nENV {}\n",
         many.replace(' ', " \\\n").trim_end_matches("\\\n")
     ));
+
+    let stages: String = (1..2_000)
+        .map(|stage| format!("FROM s{} AS s{stage}\nARG A\nCOPY --from=busybox$A /x /x\n", stage - 1))
+        .collect();
+    let shown = errors(&format!("FROM busybox AS s0\n{stages}"), &options());
+    assert!(
+        shown[0].contains("instructions before variables in --from"),
+        "{:.200}",
+        shown[0]
+    );
 
     let images = base_images().with("loud", |config| config.config.on_build = vec!["ENV A=1".into(); 5_000]);
     let errors = plan_with("FROM loud\n", &options(), &images).unwrap_err();

@@ -147,9 +147,6 @@ pub enum MountError {
         /// The value.
         value: String,
     },
-    /// `from` with a variable.
-    #[error("`from` of a mount cannot hold a variable: `{0}`")]
-    VariableInFrom(String),
     /// A secret with neither name nor target.
     #[error("a secret needs an `id` or a `target`")]
     NamelessSecret,
@@ -198,21 +195,17 @@ impl MountError {
             MountError::UnknownSharing(sharing) => Some(did_you_mean(sharing, &SHARING)),
             MountError::EmptyField => Some("write `--mount=type=…,target=…`".to_owned()),
             MountError::WithoutValue(key) => Some(format!("write `{key}=…`")),
-            MountError::VariableInFrom(_) => {
-                Some("name the image in a stage of its own, `FROM … AS name`, and use that name".to_owned())
-            }
             _ => None,
         }
     }
 }
 
 /// Reads the value of `--mount`. Each field's value is expanded by itself, so that a comma or a quote in a variable
-/// changes nothing else; `from` is not expanded.
+/// changes nothing else.
 pub fn parse_mount(value: &Word, escape: char, lookup: Lookup<'_>) -> Result<MountOptions, MountError> {
     let mut fields = Fields::default();
     for field in csv_fields(&value.raw)? {
         let (key, value) = match field.split_once('=') {
-            Some((key, text)) if key.eq_ignore_ascii_case("from") => (key, Some(checked_from(text)?.to_owned())),
             Some((key, text)) => {
                 let word = Word {
                     raw: text.to_owned(),
@@ -227,14 +220,14 @@ pub fn parse_mount(value: &Word, escape: char, lookup: Lookup<'_>) -> Result<Mou
     fields.into_options()
 }
 
-/// The `from` of a mount, which holds no variable and is known before the other fields are.
+/// The `from` of a mount as it is written: it is needed before the values of the other fields are known.
 pub fn mount_from(value: &Word) -> Result<Option<String>, MountError> {
     let mut from = None;
     for field in csv_fields(&value.raw)? {
         if let Some((key, text)) = field.split_once('=')
             && key.eq_ignore_ascii_case("from")
         {
-            from = Some(checked_from(text)?.to_owned()).filter(|from| !from.is_empty());
+            from = Some(text.to_owned()).filter(|from| !from.is_empty());
         }
     }
     Ok(from)
@@ -248,7 +241,6 @@ pub(super) fn check_unexpanded(value: &str) -> Result<(), MountError> {
             .map_or((field.as_str(), None), |(key, text)| (key, Some(text)));
         let key = key.to_lowercase();
         match text {
-            Some(text) if key == "from" => drop(checked_from(text)?),
             Some(_) if KEYS.contains(&key.as_str()) => {}
             None if matches!(key.as_str(), "ro" | "readonly" | "rw" | "readwrite" | "required") => {}
             None if KEYS.contains(&key.as_str()) => return Err(MountError::WithoutValue(key)),
@@ -256,14 +248,6 @@ pub(super) fn check_unexpanded(value: &str) -> Result<(), MountError> {
         }
     }
     Ok(())
-}
-
-/// `$` may end the value, as in BuildKit.
-fn checked_from(value: &str) -> Result<&str, MountError> {
-    match value.find('$') {
-        Some(at) if at + 1 < value.len() => Err(MountError::VariableInFrom(value.to_owned())),
-        _ => Ok(value),
-    }
 }
 
 /// The fields of one record.
@@ -612,7 +596,6 @@ mod tests {
             panic!()
         };
         assert_eq!((id.as_deref(), target.as_str()), (Some("a,\"b"), "/t"));
-        assert_eq!(parse("target=/t,from=$X"), Err(MountError::VariableInFrom("$X".into())));
         assert_eq!(
             parse("\"target=/a,b\",ro=false").unwrap(),
             parse("rw,\"target=/a,b\"").unwrap()
@@ -620,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn the_origin_is_known_before_variables_are() {
+    fn the_origin_is_read_apart() {
         let from = |value: &str| {
             mount_from(&Word {
                 raw: value.to_owned(),
@@ -629,7 +612,7 @@ mod tests {
         };
         assert_eq!(from("mode=$X,From=base,target=/t"), Ok(Some("base".into())));
         assert_eq!(from("target=/t"), Ok(None));
-        assert_eq!(from("from=$X"), Err(MountError::VariableInFrom("$X".into())));
+        assert_eq!(from("from=$X"), Ok(Some("$X".into())));
     }
 
     #[test]

@@ -147,13 +147,15 @@ pub enum Problem {
         #[source]
         source: ResolveError,
     },
-    /// A variable in a place that takes none.
-    #[error("variables are not replaced in {place}, and `{text}` has one")]
-    VariableIn {
+    /// What to copy from is empty after its variables were replaced.
+    #[error("{place} is empty: `{text}` has no value here")]
+    EmptySource {
         /// `--from`, for example.
         place: &'static str,
         /// What stands there.
         text: String,
+        /// A variable with a similar name.
+        similar: Option<String>,
     },
     /// Variables of a word cannot be replaced.
     #[error(transparent)]
@@ -353,9 +355,9 @@ impl Problem {
             }),
             Problem::UnknownSource { similar, .. } | Problem::BaseImage { similar, .. } => did_you_mean(similar),
             Problem::StageNotYetDefined { .. } => Some("move its FROM above this one".into()),
-            Problem::VariableIn { .. } => {
-                Some("define a stage with FROM, whose image may have variables of global ARGs, and use its name".into())
-            }
+            Problem::EmptySource { similar, .. } => did_you_mean(similar).or_else(|| {
+                Some("declare it above with ARG or ENV: what the base image sets does not count here".into())
+            }),
             Problem::Mount(error) => error.hint(),
             Problem::Trigger { source, .. } => source.hint.clone(),
             Problem::RemoteCopy { .. } => Some("use ADD".into()),

@@ -25,6 +25,7 @@ mod platforms;
 mod ports;
 mod purpose;
 mod report;
+mod scope;
 mod signal;
 mod sources;
 mod stages;
@@ -93,7 +94,7 @@ pub fn plan(
         (Purpose::Check, None) => (0..=target).collect(),
         _ => vec![target],
     };
-    let needed = steps::collect(&mut stages, &wanted, resolver, &mut report);
+    let needed = steps::collect(&mut stages, &wanted, &globals, resolver, &mut report);
     let left_out: Vec<&Stage> = (dockerfile.stages.iter().zip(&needed.stages))
         .filter(|(_, steps)| steps.is_none())
         .map(|(stage, _)| stage)

@@ -2,15 +2,19 @@
 //! before them, and the images that they name.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use crate::parser::{
-    Diagnostic, Instruction, InstructionKind, Run, Span, Transfer, TransferSource, Word, mount_from, parse_onbuild,
+    Diagnostic, Instruction, InstructionKind, Run, Span, TransferSource, Word, mount_from, parse_onbuild,
 };
 
 use super::budget::Budget;
+use super::environment::Environment;
 use super::error::{At, PlanError, Problem};
+use super::globals::Globals;
 use super::images::{ImageResolver, Images};
 use super::report::Report;
+use super::scope::{Scopes, source_name};
 use super::stages::{Origin, StageTable};
 
 /// How much of a trigger's text an error shows, in characters.
@@ -86,6 +90,7 @@ impl Needed<'_> {
 pub(super) fn collect<'a>(
     stages: &mut StageTable<'a>,
     wanted: &[usize],
+    globals: &Globals,
     resolver: &dyn ImageResolver,
     report: &mut Report,
 ) -> Needed<'a> {
@@ -99,6 +104,7 @@ pub(super) fn collect<'a>(
         stages,
         needed,
         fired: vec![false; count],
+        scopes: Scopes::new(globals, report.escape),
         report,
     };
     for stage in wanted {
@@ -124,14 +130,15 @@ struct Collector<'c, 'a> {
     needed: Needed<'a>,
     /// For each stage, whether its triggers have fired.
     fired: Vec<bool>,
+    scopes: Scopes<'c>,
     report: &'c mut Report,
 }
 
 impl<'a> Collector<'_, 'a> {
     /// Notes that an origin, named at `span`, is needed, and all that it needs itself.
     fn need(&mut self, origin: Origin, span: Span) {
-        let mut open = vec![(origin, span)];
-        while let Some((origin, span)) = open.pop() {
+        let mut open = VecDeque::from([(origin, span)]);
+        while let Some((origin, span)) = open.pop_front() {
             match origin {
                 Origin::Scratch | Origin::Context(_) | Origin::Remote(_) => {}
                 Origin::Image(reference, platform) => self.needed.images.request(&reference, &platform, span),
@@ -152,64 +159,73 @@ impl<'a> Collector<'_, 'a> {
         needs.extend(entry.origin.clone().map(|origin| (origin, stage.image.span)));
         let instructions = if replaced { &[] } else { stage.instructions.as_slice() };
         let mut steps = Vec::with_capacity(instructions.len());
-        for instruction in instructions {
-            let step = self.prepare(Cow::Borrowed(instruction), index, None);
-            needs.extend(
-                step.origins
-                    .iter()
-                    .flatten()
-                    .map(|origin| (origin.clone(), step.span())),
-            );
+        for (position, instruction) in instructions.iter().enumerate() {
+            let before = instructions[..position].iter();
+            let (step, used) = self.prepare(Cow::Borrowed(instruction), index, None, before);
+            needs.extend(used);
             steps.push(step);
         }
         self.needed.stages[index] = Some(steps);
         needs
     }
 
-    fn prepare(&mut self, instruction: Cow<'a, Instruction>, stage: usize, trigger: Option<TriggerPlace>) -> Step<'a> {
+    /// The step, and what it uses besides its stage; `before` is what stands above it in its stage.
+    fn prepare<'i>(
+        &mut self,
+        instruction: Cow<'a, Instruction>,
+        stage: usize,
+        trigger: Option<TriggerPlace>,
+        before: impl Iterator<Item = &'i Instruction>,
+    ) -> (Step<'a>, Vec<(Origin, Span)>) {
         let mut step = Step {
             instruction,
             origins: Vec::new(),
             trigger,
         };
-        let origins = match &step.instruction.kind {
-            InstructionKind::Copy(transfer) => self.copied_from(transfer, stage).map(|origin| vec![origin]),
-            InstructionKind::Run(run) => self.mounted_from(run, stage),
-            _ => Ok(Vec::new()),
+        let named = match self.origins(&step.instruction, stage, before) {
+            Ok(named) => named,
+            Err(error) => {
+                self.report.error(step.locate(error));
+                return (step, Vec::new());
+            }
         };
-        match origins {
-            Ok(origins) => step.origins = origins,
-            Err(error) => self.report.error(step.locate(error)),
-        }
-        step
+        step.origins = named
+            .iter()
+            .map(|named| named.as_ref().map(|(origin, _)| origin.clone()))
+            .collect();
+        let place = |span| trigger.map_or(span, |trigger| trigger.span);
+        let used = named.into_iter().flatten();
+        let used = used.map(|(origin, span)| (origin, place(span))).collect();
+        (step, used)
     }
 
-    fn copied_from(&self, transfer: &Transfer, stage: usize) -> Result<Option<Origin>, PlanError> {
-        let Some(from) = &transfer.from else {
-            return Ok(None);
-        };
-        let name = self.constant(from, "--from")?;
-        self.stages.copied_from(&name, stage).at(from.span).map(Some)
-    }
-
-    fn mounted_from(&self, run: &Run, stage: usize) -> Result<Vec<Option<Origin>>, PlanError> {
-        let origin = |mount: &Word| {
-            let Some(name) = mount_from(mount).at(mount.span)? else {
-                return Ok(None);
-            };
-            self.stages.mounted_from(&name, stage).at(mount.span).map(Some)
-        };
-        run.mounts.iter().map(origin).collect()
-    }
-
-    /// The value of a word that may hold no variable.
-    fn constant(&self, word: &Word, place: &'static str) -> Result<String, PlanError> {
+    fn origins<'i>(
+        &mut self,
+        instruction: &Instruction,
+        stage: usize,
+        before: impl Iterator<Item = &'i Instruction>,
+    ) -> Result<Vec<Option<(Origin, Span)>>, PlanError> {
         let escape = self.report.escape;
-        if !word.variables(escape).is_empty() {
-            let text = word.raw.clone();
-            return Err(Problem::VariableIn { place, text }.at(word.span));
-        }
-        word.expand(escape, &|_| None).at(word.span)
+        let (words, place): (Vec<Option<Word>>, _) = match &instruction.kind {
+            InstructionKind::Copy(transfer) => (vec![transfer.from.clone()], "--from"),
+            InstructionKind::Run(run) => (sources_of_mounts(run)?, "`from` of a mount"),
+            _ => return Ok(Vec::new()),
+        };
+        let has_variable = |word: &Word| !word.variables(escape).is_empty();
+        let scope = match words.iter().flatten().any(has_variable) {
+            true => self.scopes.behind(self.stages, stage, before).at(instruction.span)?,
+            false => Environment::default(),
+        };
+        let origin = |word: &Word| {
+            let name = source_name(word, escape, &scope, place)?;
+            let origin = match &instruction.kind {
+                InstructionKind::Copy(_) => self.stages.copied_from(&name, stage),
+                _ => self.stages.mounted_from(&name, stage),
+            };
+            Ok((origin.at(word.span)?, word.span))
+        };
+        let origins = words.iter().map(|word| word.as_ref().map(origin).transpose());
+        origins.collect()
     }
 
     /// Puts the triggers of each new stage's base before its own steps. Whether there may be more to do.
@@ -260,13 +276,24 @@ impl<'a> Collector<'_, 'a> {
                     .unwrap_or_else(|| Diagnostic::error(place.span, "it is empty")),
             ),
         })?;
-        let step = self.prepare(Cow::Owned(instruction), stage, Some(place));
-        for origin in step.origins.clone().into_iter().flatten() {
-            self.need(origin, place.span);
-        }
-        if let Some(steps) = &mut self.needed.stages[stage] {
-            steps.insert(position.min(steps.len()), step);
+        let mut steps = self.needed.stages[stage].take().unwrap_or_default();
+        let before = steps.iter().take(position).map(|step| &*step.instruction);
+        let (step, used) = self.prepare(Cow::Owned(instruction), stage, Some(place), before);
+        steps.insert(position.min(steps.len()), step);
+        self.needed.stages[stage] = Some(steps);
+        for (origin, span) in used {
+            self.need(origin, span);
         }
         Ok(())
     }
+}
+
+/// The `from` of each mount.
+fn sources_of_mounts(run: &Run) -> Result<Vec<Option<Word>>, PlanError> {
+    let source = |mount: &Word| {
+        let from = mount_from(mount).at(mount.span)?;
+        let span = mount.span;
+        Ok(from.map(|raw| Word { raw, span }))
+    };
+    run.mounts.iter().map(source).collect()
 }

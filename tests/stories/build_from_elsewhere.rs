@@ -210,7 +210,7 @@ fn the_epoch_is_that_of_a_context_or_of_what_a_stage_fetches() {
     assert_eq!(created(&format!("{by}=context {tar}")), "2009-02-13T23:31:30Z");
     project.write(
         "Dockerfile",
-        &format!("ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nARG U={file}\nADD $U /\nFROM scratch\nCOPY --from=src / /\nARG SOURCE_DATE_EPOCH\nLABEL e=$SOURCE_DATE_EPOCH\n"),
+        format!("ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nARG U={file}\nADD $U /\nFROM scratch\nCOPY --from=src / /\nARG SOURCE_DATE_EPOCH\nLABEL e=$SOURCE_DATE_EPOCH\n"),
     );
     assert_eq!(created("."), "1994-11-15T12:45:26Z");
     let label = project

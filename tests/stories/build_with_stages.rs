@@ -41,6 +41,29 @@ fn copy_from_a_stage_an_index_and_an_image() {
 }
 
 #[test]
+fn an_argument_says_which_stage_to_copy_from() {
+    let project = Project::new();
+    project.write(
+        "Dockerfile",
+        "FROM busybox AS debug\nRUN echo debug > /kind\nFROM busybox AS release\nRUN echo release > /kind\nFROM busybox\n\
+         ARG KIND=release\nCOPY --from=$KIND /kind /copied\nRUN --mount=from=${KIND},target=/from cat /from/kind > /mounted\n\
+         CMD cat /copied /mounted\n",
+    );
+    project.build("-t app .").succeeds().never_says("debug");
+    project.run("app").succeeds().prints("release\nrelease\n");
+    project
+        .build("-t app --build-arg KIND=debug .")
+        .succeeds()
+        .ran(["RUN echo debug > /kind"]);
+    project.run("app").succeeds().prints("debug\ndebug\n");
+    project
+        .build("--build-arg KIND=dbug -t app .")
+        .exits(3)
+        .says("Dockerfile:7")
+        .says("did you mean `debug`?");
+}
+
+#[test]
 fn independent_stages_run_at_the_same_time() {
     let project = Project::new();
     // Each stage waits until the other has begun: run one after the other, neither would end.

@@ -49,12 +49,8 @@ pub(super) fn transfer(input: &mut Input<'_>) -> Result<InstructionKind, Diagnos
         return Err(Diagnostic::error(destination.span, message));
     }
     let heredocs = std::mem::take(&mut input.heredocs);
-    let from = flags.word("from");
-    if let Some(from) = &from {
-        check_from(from, input.escape)?;
-    }
     let transfer = Transfer {
-        from,
+        from: flags.word("from"),
         chown: flags.word("chown"),
         chmod: flags.word("chmod"),
         link: flags.switch("link").unwrap_or_default(),
@@ -71,20 +67,6 @@ pub(super) fn transfer(input: &mut Input<'_>) -> Result<InstructionKind, Diagnos
     } else {
         InstructionKind::Add(transfer)
     })
-}
-
-/// `--from` is taken as it is written: what an expansion would change in it is an error, as in BuildKit.
-fn check_from(from: &Word, escape: char) -> Result<(), Diagnostic> {
-    match from.expand(escape, &|_| None) {
-        Ok(same) if same == from.raw => Ok(()),
-        _ => {
-            let error = Diagnostic::error(
-                from.span,
-                format!("`--from={}` cannot hold a variable or a quote", from.raw),
-            );
-            Err(error.with_hint("name the image in a stage of its own, `FROM … AS name`, and use that name"))
-        }
-    }
 }
 
 /// The sources, each heredoc in the place of the word that opens it.
