@@ -15,8 +15,9 @@ use builder::export::{
     load_directory, manifest, oci_archive, oci_directory, tree_archive, tree_directory,
 };
 use builder::oci::{Descriptor, DiffId, Digest, History, ImageConfig, ImageIndex, ImageManifest, Platform, Reference};
+use builder::snapshot::Tree;
 use builder::snapshot::{IdMode, Snapshotter};
-use builder::store::{SnapshotId, Store};
+use builder::store::{Annotations, SnapshotId, Store};
 use tempfile::TempDir;
 
 const EPOCH: i64 = 1_700_000_000;
@@ -88,16 +89,14 @@ impl Fixture {
             config,
             epoch: Some(EPOCH),
             created: EPOCH,
+            annotations: Annotations::new(),
             names: &names,
         };
         image(&self.store, &self.snapshotter, request).unwrap()
     }
 
     fn named(&self, id: Digest) -> Vec<NamedImage> {
-        vec![NamedImage {
-            id,
-            names: self.store.names_of(&id).unwrap(),
-        }]
+        vec![NamedImage::new(id, self.store.names_of(&id).unwrap())]
     }
 
     fn oci_bytes(&self, id: Digest, compression: Option<Compression>) -> Vec<u8> {
@@ -184,7 +183,7 @@ fn an_image_has_its_layers_history_and_times() {
     assert_eq!(config.created.unwrap().unix_seconds(), Some(EPOCH));
     let dated = |entry: &History| entry.created.as_ref().and_then(|created| created.unix_seconds());
     assert!(config.history.iter().all(|entry| dated(entry) == Some(EPOCH)));
-    assert_eq!(fixture.store.find_image("app:1").unwrap().unwrap().id, built.id);
+    assert_eq!(fixture.store.find_image("app:1").unwrap().unwrap().id(), built.id);
     assert!(built.size > 3_000_000);
 }
 
@@ -211,6 +210,7 @@ fn a_history_that_does_not_match_is_refused() {
         config,
         epoch: None,
         created: 0,
+        annotations: Annotations::new(),
         names: &[],
     };
     let error = image(&fixture.store, &fixture.snapshotter, request(config.clone())).unwrap_err();
@@ -243,6 +243,7 @@ fn layers_of_the_base_keep_their_digests_and_a_base_without_history_gets_one() {
         config,
         epoch: Some(EPOCH),
         created: EPOCH,
+        annotations: Annotations::new(),
         names: &[],
     };
     let built = image(&fixture.store, &fixture.snapshotter, request).unwrap();
@@ -310,11 +311,11 @@ fn what_is_written_is_loaded_as_the_same_image() {
     .enumerate()
     {
         let other = Fixture::new();
-        let loaded = load(&other.store, &platform(), bytes.as_slice()).unwrap();
+        let loaded = load(&other.store, None, bytes.as_slice()).unwrap();
         assert_eq!((loaded.len(), loaded[0].id), (1, built.id), "{number}");
         let names: Vec<_> = loaded[0].names.iter().map(Reference::familiar).collect();
         assert_eq!(names, ["app:1", "localhost:5000/team/app:latest"], "{number}");
-        assert_eq!(other.store.find_image("app:1").unwrap().unwrap().id, built.id);
+        assert_eq!(other.store.find_image("app:1").unwrap().unwrap().id(), built.id);
         assert_eq!(
             other.store.image_config(&built.id).unwrap().bytes(),
             built.config.bytes()
@@ -333,7 +334,7 @@ fn a_compressed_archive_is_loaded_too() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&fixture.docker_bytes(built.id)).unwrap();
     let other = Fixture::new();
-    let loaded = load(&other.store, &platform(), gzip.finish().unwrap().as_slice()).unwrap();
+    let loaded = load(&other.store, None, gzip.finish().unwrap().as_slice()).unwrap();
     assert_eq!(loaded[0].id, built.id);
 }
 
@@ -420,8 +421,8 @@ fn what_skopeo_writes_is_loaded() {
     for name in ["a", "b", "c"] {
         let other = Fixture::new();
         let loaded = match name {
-            "c" => load_directory(&other.store, &platform(), &fixture.path(name)).unwrap(),
-            _ => load(&other.store, &platform(), File::open(fixture.path(name)).unwrap()).unwrap(),
+            "c" => load_directory(&other.store, None, &fixture.path(name)).unwrap(),
+            _ => load(&other.store, None, File::open(fixture.path(name)).unwrap()).unwrap(),
         };
         assert_eq!(loaded.len(), 1);
         assert_eq!(loaded[0].names[0].to_string(), "localhost/x:2", "{name}");
@@ -485,7 +486,12 @@ fn a_tree_is_written_as_a_tar_that_tar_reads() {
     let snapshot = fixture.two_layers();
     let path = fixture.path("tree.tar");
     let mut file = File::create(&path).unwrap();
-    tree_archive(&fixture.snapshotter, Some(snapshot), Some(EPOCH), &mut file).unwrap();
+    let whole = Tree {
+        directory: "",
+        snapshot: Some(snapshot),
+        epoch: Some(EPOCH),
+    };
+    tree_archive(&fixture.snapshotter, &[whole], &mut file).unwrap();
     let destination = fixture.path("untarred");
     fs::create_dir(&destination).unwrap();
     run(
@@ -665,7 +671,7 @@ fn hostile_archives_are_refused_and_leave_nothing() {
     ];
     let fixture = Fixture::new();
     for (what, bytes) in cases {
-        let loaded = load(&fixture.store, &platform(), bytes.as_slice());
+        let loaded = load(&fixture.store, None, bytes.as_slice());
         assert!(loaded.is_err(), "{what}: {loaded:?}");
         assert_eq!(fixture.store.images().unwrap(), [], "{what}");
         for directory in ["blobs/sha256", "snapshots"] {
@@ -677,7 +683,7 @@ fn hostile_archives_are_refused_and_leave_nothing() {
             assert_eq!(left, 0, "{what}: left in tmp");
         }
     }
-    assert_eq!(load(&fixture.store, &platform(), whole.as_slice()).unwrap().len(), 1);
+    assert_eq!(load(&fixture.store, None, whole.as_slice()).unwrap().len(), 1);
 }
 
 #[test]
@@ -689,16 +695,13 @@ fn a_layout_whose_blobs_are_links_is_refused() {
     for (name, content) in layout(&layer, DiffId(Digest::of(&layer)), "app") {
         fs::write(directory.join(name), content).unwrap();
     }
-    assert_eq!(
-        load_directory(&fixture.store, &platform(), &directory).unwrap().len(),
-        1
-    );
+    assert_eq!(load_directory(&fixture.store, None, &directory).unwrap().len(), 1);
     let other = Fixture::new();
     let blob = directory.join("blobs/sha256").join(Digest::of(&layer).hex());
     // A pipe would hang a careless reader; a link leaves the layout.
     fs::remove_file(&blob).unwrap();
     symlink("/etc/passwd", &blob).unwrap();
-    assert!(load_directory(&other.store, &platform(), &directory).is_err());
+    assert!(load_directory(&other.store, None, &directory).is_err());
     fs::remove_file(&blob).unwrap();
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -708,6 +711,6 @@ fn a_layout_whose_blobs_are_links_is_refused() {
         0,
     )
     .unwrap();
-    assert!(load_directory(&other.store, &platform(), &directory).is_err());
+    assert!(load_directory(&other.store, None, &directory).is_err());
     assert_eq!(other.store.images().unwrap(), []);
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use builder::oci::{ChainId, Descriptor, DiffId, Digest, ImageConfig, Platform, Raw, Reference, media_type};
-use builder::store::{ImageRecord, Keep, SnapshotId, Store, StoreError, StoredRecord};
+use builder::store::{ImageRecord, Keep, SnapshotId, Store, StoreError, StoredImage, StoredRecord};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -39,14 +39,13 @@ fn image(store: &Store, layers: Vec<DiffId>) -> ImageRecord {
     let mut config = ImageConfig::scratch(Platform::new("linux", "amd64"));
     config.rootfs.diff_ids = layers;
     let id = store.write_blob(Raw::new(config).bytes()).unwrap();
-    let image = ImageRecord {
-        id,
-        manifest: None,
-        created: 7,
-        size: 3,
-    };
+    let image = ImageRecord::new(id, 7, 3);
     store.put_image(&image).unwrap();
     image
+}
+
+fn stored(image: &ImageRecord) -> StoredImage {
+    StoredImage::Image(image.clone())
 }
 
 #[test]
@@ -220,12 +219,12 @@ fn images_are_found_by_id_name_and_prefix() {
         &second.id.to_string(),
         &second.id.hex(),
     ] {
-        assert_eq!(store.find_image(text).unwrap().as_ref(), Some(&second), "{text}");
+        assert_eq!(store.find_image(text).unwrap(), Some(stored(&second)), "{text}");
     }
-    assert_eq!(store.find_image(&second.id.short()).unwrap(), Some(second.clone()));
+    assert_eq!(store.find_image(&second.id.short()).unwrap(), Some(stored(&second)));
     assert_eq!(
         store.find_image(&format!("any@{manifest}")).unwrap(),
-        Some(second.clone())
+        Some(stored(&second))
     );
     for text in ["none", "Not A Name", "../x", "%", ""] {
         assert_eq!(store.find_image(text).unwrap(), None, "{text}");
@@ -239,8 +238,8 @@ fn images_are_found_by_id_name_and_prefix() {
     assert_eq!(names, ["app:latest", "other:1"]);
     assert_eq!(store.untag(&app).unwrap(), Some(second.id));
     assert_eq!(store.untag(&app).unwrap(), None);
-    assert!(store.remove_image(&second.id).unwrap());
-    assert_eq!(store.images().unwrap(), [(first, vec![])]);
+    assert_eq!(store.remove_image(&second.id).unwrap(), [second.id]);
+    assert_eq!(store.images().unwrap(), [(stored(&first), vec![])]);
     assert!(matches!(store.tag(&app, second.id), Err(StoreError::NoImage(_))));
 }
 
@@ -263,12 +262,7 @@ fn a_prefix_of_two_ids_is_ambiguous() {
 fn an_image_needs_its_configuration() {
     let (_root, store) = store();
     let id = Digest::of(b"not there");
-    let image = ImageRecord {
-        id,
-        manifest: None,
-        created: 0,
-        size: 0,
-    };
+    let image = ImageRecord::new(id, 0, 0);
     assert!(matches!(store.put_image(&image), Err(StoreError::NoBlob(missing)) if missing == id));
     let junk = store.write_blob(b"[]").unwrap();
     assert!(matches!(store.image_config(&junk), Err(StoreError::NoConfig { .. })));
@@ -344,7 +338,7 @@ fn after_a_power_loss_only_what_was_synced_counts() {
     assert!(store.record(&[1; 32]).unwrap().is_some());
     assert!(store.record(&[2; 32]).unwrap().is_none());
     assert!(store.snapshot(torn).unwrap().is_none());
-    assert_eq!(store.images().unwrap(), [(durable_image.clone(), vec![])]);
+    assert_eq!(store.images().unwrap(), [(stored(&durable_image), vec![])]);
     assert_eq!(fs::read_dir(root.path().join("snapshots")).unwrap().count(), 1);
     assert_eq!(fs::read_dir(root.path().join("blobs/sha256")).unwrap().count(), 1);
 

@@ -3,7 +3,7 @@
 //! A writer is this test binary again, told by a variable to be one.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use builder::cancel::Cancel;
-use builder::oci::{ChainId, Descriptor, DiffId, Digest};
-use builder::store::{ImageRecord, Store, StoredRecord};
+use builder::oci::{ChainId, Descriptor, DiffId, Digest, Platform};
+use builder::store::{ImageRecord, Member, Store, StoredImage, StoredRecord};
 use rusqlite::Connection;
 
 const ROOT: &str = "STORE_KILLED_ROOT";
@@ -58,15 +58,21 @@ fn writer() {
             created: 1,
         };
         store.put_record(&record).unwrap();
-        let image = ImageRecord {
-            id: config,
-            manifest: None,
-            created: 1,
-            size,
-        };
+        let image = ImageRecord::new(config, 1, size);
         store.put_image(&image).unwrap();
+        let annotated = image
+            .clone()
+            .annotated(BTreeMap::from([("a".into(), (random() % 4).to_string())]));
+        store.put_image(&annotated).unwrap();
+        let members = [("amd64", image.id), ("arm64", annotated.id)].map(|(architecture, image)| Member {
+            platform: Platform::new("linux", architecture),
+            image,
+            annotations: BTreeMap::new(),
+        });
+        let index = store.put_index(members.to_vec(), BTreeMap::new(), None).unwrap();
+        let id = [config, index.id][(random() % 2) as usize];
         store
-            .tag(&format!("name:{}", random() % 4).parse().unwrap(), config)
+            .tag(&format!("name:{}", random() % 4).parse().unwrap(), id)
             .unwrap();
         if round % 8 == 7 {
             store.sync().unwrap();
@@ -147,7 +153,14 @@ fn check(root: &Path) -> (usize, usize) {
         assert!(store.record(&key).unwrap().is_some());
     }
     for (image, names) in store.images().unwrap() {
-        assert!(store.has_blob(&image.id).unwrap() && names.len() <= 4);
+        assert!(names.len() <= 4);
+        match image {
+            StoredImage::Image(image) => assert!(store.has_blob(&image.config).unwrap()),
+            StoredImage::Index(index) => {
+                let is_there = |member: &Member| store.image(&member.image).unwrap().is_some();
+                assert!(index.members.len() == 2 && index.members.iter().all(is_there));
+            }
+        }
     }
     (digests.len(), ids.len())
 }

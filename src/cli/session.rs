@@ -12,7 +12,7 @@ use crate::oci::Platform;
 use crate::pull::{Looker, PullPolicy, Puller};
 use crate::registry::{Client, Credentials};
 use crate::snapshot::{IdMode, Snapshotter};
-use crate::store::{ImageRecord, Store};
+use crate::store::{ImageRecord, IndexRecord, Store, StoredImage};
 
 /// Options that every command takes.
 #[derive(Debug, Args)]
@@ -75,12 +75,38 @@ impl Session {
     }
 
     /// The image that `text` names.
-    pub fn image(&self, text: &str) -> Result<ImageRecord, Failure> {
+    pub fn image(&self, text: &str) -> Result<StoredImage, Failure> {
         let found = self.store.find_image(text)?;
         found.ok_or_else(|| {
             Failure::usage(format!("there is no image `{text}` in the local store"))
                 .hint("`builder images` lists those that are")
         })
+    }
+
+    /// The one image for one platform that `text` names: of several, that for `wanted`.
+    pub fn image_for(&self, text: &str, wanted: &Platform) -> Result<ImageRecord, Failure> {
+        match self.image(text)? {
+            StoredImage::Image(image) => Ok(image),
+            StoredImage::Index(index) => {
+                let member = index.select(wanted).ok_or_else(|| no_platform(text, wanted, &index))?;
+                let image = self.store.image(&member.image)?;
+                image.ok_or_else(|| Failure::environment(format!("{} of `{text}` is gone", member.platform)))
+            }
+        }
+    }
+
+    /// What is for `wanted` of the image that `text` names, or all of it.
+    pub fn part(&self, text: &str, wanted: Option<&Platform>) -> Result<StoredImage, Failure> {
+        let Some(wanted) = wanted else {
+            return self.image(text);
+        };
+        let image = self.image_for(text, wanted)?;
+        let own = self.store.image_config(&image.config)?.into_value().platform;
+        if own.satisfies(wanted) {
+            return Ok(StoredImage::Image(image));
+        }
+        let message = format!("image `{text}` is for {}, not for {wanted}", own.bare().normalized());
+        Err(Failure::usage(message))
     }
 
     /// A client for registries, with the user's credentials. It does nothing until it is asked something.
@@ -97,6 +123,13 @@ impl Session {
     pub fn puller(&self, cancel: &Cancel) -> Puller {
         Puller::new(self.client(cancel), self.store.clone())
     }
+}
+
+/// An image that is there, for others.
+pub(super) fn no_platform(text: &str, wanted: &Platform, index: &IndexRecord) -> Failure {
+    let platforms: Vec<String> = index.platforms().map(Platform::to_string).collect();
+    Failure::usage(format!("image `{text}` has nothing for {wanted}"))
+        .hint(format!("it is for {}", platforms.join(", ")))
 }
 
 /// The platform that `--platform` or `DOCKER_DEFAULT_PLATFORM` asks for.

@@ -38,6 +38,9 @@ pub enum ExportError {
     /// An image that is not in the store.
     #[error("image {0} is not in the store")]
     NoImage(Digest),
+    /// Images for several platforms where there is room for one.
+    #[error("image {} is for several platforms, and a docker archive holds one", .0.short())]
+    SeveralPlatforms(Digest),
     /// A layer's blob could not be read.
     #[error("cannot read blob {digest} of layer {layer}")]
     Blob {
@@ -129,6 +132,7 @@ impl ExportError {
             Self::Store(error) => error.advice(),
             Self::Snapshot(error) => error.advice(),
             Self::NoLayer(_) => Some("pull, load or build the image again"),
+            Self::SeveralPlatforms(_) => Some("choose one with --platform, or write an OCI archive"),
             Self::NoImageArchive => Some("give an OCI archive, or one made with `docker save`"),
             _ => None,
         }

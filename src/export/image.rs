@@ -12,7 +12,7 @@ use crate::oci::{
     Timestamp, media_type,
 };
 use crate::snapshot::Snapshotter;
-use crate::store::{ImageRecord, SnapshotId, SnapshotRecord, Store};
+use crate::store::{Annotations, ImageRecord, SnapshotId, SnapshotRecord, Store};
 
 /// What an image is made from.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct ImageRequest<'a> {
     pub epoch: Option<i64>,
     /// When the image was made, in seconds since 1970.
     pub created: i64,
+    /// What its manifest is to say besides.
+    pub annotations: Annotations,
     /// What it is to be called.
     pub names: &'a [Reference],
 }
@@ -34,8 +36,10 @@ pub struct ImageRequest<'a> {
 /// An image that was made.
 #[derive(Clone, Debug)]
 pub struct BuiltImage {
-    /// The digest of its configuration, by which the store knows it.
+    /// By what the store knows it: the digest of its configuration, unless it has annotations.
     pub id: Digest,
+    /// The digest of its configuration.
+    pub config_digest: Digest,
     /// Its configuration.
     pub config: Raw<ImageConfig>,
     /// The size of its layers, uncompressed where that is known, in bytes.
@@ -60,17 +64,18 @@ pub fn image(store: &Store, snapshotter: &Snapshotter, request: ImageRequest<'_>
     config.created = Some(created);
     config.rootfs.diff_ids = layers.into_iter().map(|(layer, _)| layer).collect();
     let config = Raw::new(config);
-    let id = store.write_blob(config.bytes())?;
-    store.put_image(&ImageRecord {
-        id,
-        manifest: None,
-        created: request.created,
-        size,
-    })?;
+    let config_digest = store.write_blob(config.bytes())?;
+    let record = ImageRecord::new(config_digest, request.created, size).annotated(request.annotations);
+    store.put_image(&record)?;
     for name in request.names {
-        store.tag(name, id)?;
+        store.tag(name, record.id)?;
     }
-    Ok(BuiltImage { id, config, size })
+    Ok(BuiltImage {
+        id: record.id,
+        config_digest,
+        config,
+        size,
+    })
 }
 
 /// All layers with their sizes in bytes (0 where it is not known), lowest first; new ones are hashed at once.
@@ -150,8 +155,8 @@ pub fn manifest(
     compression: Option<Compression>,
 ) -> Result<(Raw<ImageManifest>, Descriptor)> {
     let record = store.image(id)?.ok_or(ExportError::NoImage(*id))?;
-    let config = store.image_config(id)?;
-    let platform = Some(config.value().platform.clone());
+    let config = store.image_config(&record.config)?;
+    let platform = Some(config.value().platform.clone().bare().normalized());
     if compression.is_none()
         && let Some(own) = &record.manifest
         && let Some(manifest) = whole_manifest(store, own)?
@@ -170,7 +175,9 @@ pub fn manifest(
         .iter()
         .map(|diff| layer(store, snapshotter, *diff, compression))
         .collect();
-    let manifest = Raw::new(ImageManifest::new(config.descriptor(media_type::CONFIG), layers?));
+    let mut manifest = ImageManifest::new(config.descriptor(media_type::CONFIG), layers?);
+    manifest.annotations = record.annotations;
+    let manifest = Raw::new(manifest);
     let descriptor = Descriptor {
         platform,
         ..manifest.descriptor(media_type::MANIFEST)

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::compress::Compression;
+use super::documents::documents;
 use super::error::{ExportError, Result};
-use super::image::{manifest, name_annotations};
+use super::image::name_annotations;
 use super::layer::LayerTar;
 use crate::oci::{Descriptor, DiffId, Digest, ImageIndex, Raw, Reference};
 use crate::snapshot::{ArchiveWriter, Entry, EntryKind, Owner, Snapshotter, Time};
-use crate::store::Store;
+use crate::store::{Annotations, Store, StoredImage};
 
 /// An image to write, and what it is called there.
 #[derive(Clone, Debug)]
@@ -25,6 +26,19 @@ pub struct NamedImage {
     pub id: Digest,
     /// Its names; perhaps none.
     pub names: Vec<Reference>,
+    /// What the descriptor that the layout lists it with says besides.
+    pub annotations: Annotations,
+}
+
+impl NamedImage {
+    /// An image with these names.
+    pub fn new(id: Digest, names: Vec<Reference>) -> Self {
+        Self {
+            id,
+            names,
+            annotations: Annotations::new(),
+        }
+    }
 }
 
 /// Image specification, "oci-layout file".
@@ -91,16 +105,24 @@ fn oci_layout(
     let mut written = HashSet::new();
     let mut index = Vec::new();
     for image in images {
-        let (manifest, descriptor) = manifest(store, snapshotter, &image.id, compression)?;
-        let parts = [&manifest.value().config].into_iter().chain(&manifest.value().layers);
-        for blob in parts.filter(|blob| written.insert(blob.digest)) {
-            let mut content = store.open_blob(&blob.digest)?;
-            target.file(&blob_name(&blob.digest), &mut content, blob.size)?;
+        let documents = documents(store, snapshotter, &image.id, compression)?;
+        for (manifest, descriptor) in documents.manifests() {
+            let parts = [&manifest.value().config].into_iter().chain(&manifest.value().layers);
+            for blob in parts.filter(|blob| written.insert(blob.digest)) {
+                let mut content = store.open_blob(&blob.digest)?;
+                target.file(&blob_name(&blob.digest), &mut content, blob.size)?;
+            }
+            if written.insert(descriptor.digest) {
+                target.document(&blob_name(&descriptor.digest), manifest.bytes())?;
+            }
         }
-        if written.insert(descriptor.digest) {
-            target.document(&blob_name(&descriptor.digest), manifest.bytes())?;
+        let (top, bytes) = documents.top();
+        let mut top = top.clone();
+        if written.insert(top.digest) {
+            target.document(&blob_name(&top.digest), bytes)?;
         }
-        index.extend(named(descriptor, &image.names));
+        top.annotations.extend(image.annotations.clone());
+        index.extend(named(top, &image.names));
     }
     target.document("index.json", Raw::new(ImageIndex::new(index)).bytes())
 }
@@ -111,9 +133,10 @@ fn blob_name(digest: &Digest) -> String {
 
 /// The descriptor once for each name.
 fn named(descriptor: Descriptor, names: &[Reference]) -> Vec<Descriptor> {
-    let with_name = |name| Descriptor {
-        annotations: name_annotations(name),
-        ..descriptor.clone()
+    let with_name = |name| {
+        let mut descriptor = descriptor.clone();
+        descriptor.annotations.extend(name_annotations(name));
+        descriptor
     };
     match names {
         [] => vec![descriptor],
@@ -146,13 +169,17 @@ pub fn docker_archive(
     let mut written = HashSet::new();
     let mut documents = Vec::new();
     for image in images {
-        let config = store.image_config(&image.id)?;
+        let record = match store.stored(&image.id)?.ok_or(ExportError::NoImage(image.id))? {
+            StoredImage::Image(record) => record,
+            StoredImage::Index(_) => return Err(ExportError::SeveralPlatforms(image.id)),
+        };
+        let config = store.image_config(&record.config)?;
         let layers = &config.value().rootfs.diff_ids;
         for layer in layers.iter().filter(|layer| written.insert(layer.0)) {
             target.layer(store, snapshotter, *layer)?;
         }
-        let name = format!("{}.json", image.id.hex());
-        if written.insert(image.id) {
+        let name = format!("{}.json", record.config.hex());
+        if written.insert(record.config) {
             target.document(&name, config.bytes())?;
         }
         documents.push(DockerImage {

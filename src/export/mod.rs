@@ -5,6 +5,7 @@
 //! when all of it is good.
 
 mod compress;
+mod documents;
 mod error;
 mod image;
 mod layer;
@@ -13,6 +14,7 @@ mod load;
 mod tree;
 
 pub use compress::Compression;
+pub use documents::{Document, Documents, documents};
 pub use error::{ExportError, Result};
 pub use image::{BuiltImage, ImageRequest, image, manifest};
 pub use layer::{diff_id, layer};

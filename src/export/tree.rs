@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::error::{ExportError, Result};
-use crate::snapshot::{Limits, Omission, Owner, Rootfs, Snapshotter};
+use crate::snapshot::{Limits, Omission, Owner, Rootfs, Snapshotter, Tree};
 use crate::store::SnapshotId;
 
 /// Whose the files in a directory are.
@@ -17,17 +17,12 @@ pub enum Ownership {
     Caller,
 }
 
-/// Writes the files of `snapshot` and all below it as one tar. `epoch` (seconds since 1970) replaces every time.
+/// Writes the files of each tree as one tar.
 ///
 /// # Errors
 /// A snapshot that is gone; errors of the stream.
-pub fn tree_archive(
-    snapshotter: &Snapshotter,
-    snapshot: Option<SnapshotId>,
-    epoch: Option<i64>,
-    out: &mut dyn Write,
-) -> Result<()> {
-    snapshotter.write_tree(snapshot, epoch, out)?;
+pub fn tree_archive(snapshotter: &Snapshotter, trees: &[Tree<'_>], out: &mut dyn Write) -> Result<()> {
+    snapshotter.write_trees(trees, out)?;
     out.flush().map_err(ExportError::Write)
 }
 
@@ -61,7 +56,12 @@ pub fn tree_directory(
     };
     let (mut tar, mut out) = io::pipe().map_err(failed("write to"))?;
     std::thread::scope(|scope| {
-        let writing = scope.spawn(move || snapshotter.write_tree(snapshot, epoch, &mut out));
+        let tree = Tree {
+            directory: "",
+            snapshot,
+            epoch,
+        };
+        let writing = scope.spawn(move || snapshotter.write_trees(&[tree], &mut out));
         let extracted = snapshotter.extract(directory.as_fd(), &mut tar, owner, Limits::default());
         drop(tar);
         let written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -4,7 +4,7 @@ use super::sources;
 use crate::graph::{ImageSource, Remote, Source};
 use crate::oci::ChainId;
 use crate::planner::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
-use crate::pull::{PullPolicy, Puller};
+use crate::pull::{PullError, PullPolicy, Puller};
 use crate::source::Fetcher;
 
 /// Finds base images in the local store and in registries, all at the same time.
@@ -12,11 +12,19 @@ pub(super) struct Bases<'a> {
     pub(super) puller: &'a Puller,
     pub(super) pull: PullPolicy,
     pub(super) fetcher: &'a Fetcher<'a>,
+    /// Nobody asked for a platform: an image that the local store alone has serves whatever it is for.
+    pub(super) any_local: bool,
 }
 
 impl Bases<'_> {
     fn find(&self, request: &ImageRequest) -> Result<ResolvedBase, ResolveError> {
-        let image = self.puller.resolve(&request.reference, &request.platform, self.pull)?;
+        let image = match self.puller.resolve(&request.reference, &request.platform, self.pull) {
+            Err(error @ PullError::NoPlatform { .. }) if self.any_local => {
+                let local = self.puller.resolve_any_local(&request.reference)?;
+                local.ok_or(error)?
+            }
+            image => image?,
+        };
         let config = image.config.into_value();
         let source = ImageSource {
             chain: ChainId::of(&config.rootfs.diff_ids),

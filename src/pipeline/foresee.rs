@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::{BuildError, BuildRequest, Workshop, bases, calls, contexts, sources};
+use super::{BuildError, BuildRequest, Workshop, bases, contexts, platforms, sources};
 use crate::cache::Cache;
 use crate::graph::{Graph, VertexId};
 use crate::parser;
-use crate::planner::{self, Warning};
+use crate::planner::Warning;
 use crate::solver::{self, Prospect, Services};
-use crate::source::Fetcher;
 
 /// What a build would do.
 #[derive(Debug)]
 pub struct Forecast {
     /// The operations.
     pub graph: Graph,
-    /// The one whose result is the image's file system; `None` for an image without layers.
-    pub result: Option<VertexId>,
+    /// Those whose results are the images' file systems, one for each platform; none for an image without layers.
+    pub results: Vec<VertexId>,
     /// What would become of each, of those that the result is made of.
     pub prospects: BTreeMap<VertexId, Prospect>,
     /// What is allowed but likely a mistake.
@@ -40,25 +39,14 @@ pub fn foresee(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Forecas
     let dockerfile = parser::parse(&request.dockerfile).map_err(BuildError::Parse)?;
     let contexts = contexts::open(request, store)?;
     let secret = sources::secrets(secrets);
-    let fetcher = Fetcher {
-        client: puller.client(),
-        store,
-        snapshotter,
-        secrets: &secret,
-        variables: &request.variables,
-        progress,
-        cancel,
-    };
+    let fetcher = sources::fetcher(workshop, &secret, &request.variables);
     let bases = bases::Bases {
         puller,
         pull: request.pull,
         fetcher: &fetcher,
+        any_local: request.platforms.is_empty(),
     };
-    let mut options = request.plan.clone();
-    if let Some(context) = contexts.get("context") {
-        options.ignored = calls::known_to_be_ignored(context.ignore().clone());
-    }
-    let plan = planner::plan(&dockerfile, &options, &bases)?;
+    let plans = platforms::plan(&dockerfile, request, &contexts, &bases)?;
     let cache = Cache::new(store.clone());
     let services = Services {
         store,
@@ -71,16 +59,16 @@ pub fn foresee(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Forecas
         progress,
         cancel,
     };
-    let targets: Vec<VertexId> = plan.result.into_iter().collect();
-    let prospects = solver::foresee(&plan.graph, &targets, services);
+    let results: Vec<VertexId> = plans.results().collect();
+    let prospects = solver::foresee(&plans.graph, &results, services);
     for context in contexts.values() {
         // What was learned of the files spares the build that follows the same work.
         let _ = context.save_stat_cache();
     }
     Ok(Forecast {
-        graph: plan.graph,
-        result: plan.result,
+        graph: plans.graph,
+        results,
         prospects: prospects?,
-        warnings: plan.warnings,
+        warnings: plans.warnings,
     })
 }

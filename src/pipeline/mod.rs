@@ -1,12 +1,14 @@
-//! One build, from the bytes of a Dockerfile to an image in the store.
+//! One build, from the bytes of a Dockerfile to an image in the store, or an index of several.
 //!
 //! Tells the whole story, one call for each part of it; `contexts` opens what is copied from, `bases` finds base images,
 //! `sources` whatever else is named and lies elsewhere, `remote` a main context that does.
 
+mod annotations;
 mod bases;
 mod calls;
 mod contexts;
 mod foresee;
+mod platforms;
 mod remote;
 mod sources;
 
@@ -26,14 +28,19 @@ use crate::cancel::Cancel;
 use crate::context::ContextError;
 use crate::executor::SecretSource;
 use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
-use crate::oci::{ImageConfig, Reference};
+use crate::graph::VertexId;
+use crate::oci::{Digest, ImageConfig, Platform, Reference};
 use crate::parser::{self, Diagnostic};
-use crate::planner::{self, PlanErrors, PlanOptions, Warning};
+use crate::planner::{PlanErrors, PlanOptions, Warning};
 use crate::progress::Progress;
 use crate::pull::{PullPolicy, Puller};
 use crate::snapshot::Snapshotter;
-use crate::solver::{self, Services, SolveError, SolveOptions, Solved, StepReport};
-use crate::store::{SnapshotId, Store, StoreError};
+use crate::solver::{self, Services, Solution, SolveError, SolveOptions, StepReport};
+use crate::store::{Annotations, Member, SnapshotId, Store, StoreError};
+
+use annotations::annotations;
+pub use annotations::{Annotation, AnnotationTarget};
+use platforms::PlannedImage;
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -44,8 +51,14 @@ pub struct BuildRequest {
     pub dockerfile_path: Option<PathBuf>,
     /// Directories, by name; `context` is the main one.
     pub contexts: BTreeMap<String, PathBuf>,
-    /// What the plan needs to know.
+    /// What the plan needs to know, but for the platform.
     pub plan: PlanOptions,
+    /// What to build for, each once; none for the platform that the builder runs on, or the base image's.
+    pub platforms: Vec<Platform>,
+    /// Whether the images are put into an index; several are in any case.
+    pub shape: Shape,
+    /// What the documents are to say besides.
+    pub annotations: Vec<Annotation>,
     /// Whether base images are looked up anew.
     pub pull: PullPolicy,
     /// The image's names.
@@ -54,6 +67,16 @@ pub struct BuildRequest {
     pub jobs: NonZeroUsize,
     /// What `git` may see of the caller's environment.
     pub variables: Vec<(OsString, OsString)>,
+}
+
+/// What a name leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Shape {
+    /// An image.
+    #[default]
+    Image,
+    /// An index of images.
+    Index,
 }
 
 /// What a build works with.
@@ -76,14 +99,29 @@ pub struct Workshop<'a> {
 /// A finished build.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// The image.
-    pub image: BuiltImage,
-    /// Its file system; `None` for an empty one.
-    pub snapshot: Option<SnapshotId>,
+    /// By what the store knows the result: the image, or the index.
+    pub id: Digest,
+    /// What `id` stands for.
+    pub shape: Shape,
+    /// The images, one for each platform; at least one.
+    pub images: Vec<PlatformImage>,
     /// What became of each step.
     pub steps: Vec<StepReport>,
     /// What is allowed but likely a mistake.
     pub warnings: Vec<Warning>,
+    /// What a layout's own index is to say of the result.
+    pub annotations: Annotations,
+}
+
+/// The image of one platform.
+#[derive(Clone, Debug)]
+pub struct PlatformImage {
+    /// What it is for.
+    pub platform: Platform,
+    /// The image.
+    pub image: BuiltImage,
+    /// Its file system; `None` for an empty one.
+    pub snapshot: Option<SnapshotId>,
     /// `SOURCE_DATE_EPOCH` as it turned out, seconds since 1970.
     pub epoch: Option<i64>,
 }
@@ -133,12 +171,9 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         puller,
         pull: request.pull,
         fetcher: &fetcher,
+        any_local: request.platforms.is_empty(),
     };
-    let mut options = request.plan.clone();
-    if let Some(context) = contexts.get("context") {
-        options.ignored = calls::known_to_be_ignored(context.ignore().clone());
-    }
-    let plan = planner::plan(&dockerfile, &options, &bases)?;
+    let plans = platforms::plan(&dockerfile, request, &contexts, &bases)?;
     let cache = Cache::new(store.clone());
     let services = Services {
         store,
@@ -153,47 +188,91 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
     };
     let options = SolveOptions {
         jobs: request.jobs,
-        epoch: plan.epoch,
+        epoch: plans.images.first().and_then(|image| image.epoch),
     };
-    let solved = match plan.result {
-        Some(target) => solver::solve(&plan.graph, &[target], services, options),
-        None => Ok(Solved {
-            results: Vec::new(),
-            steps: Vec::new(),
-        }),
-    };
+    let targets: Vec<VertexId> = plans.results().collect();
+    let solved = solver::solve(&plans.graph, &targets, services, options);
     for context in contexts.values() {
         // What was learned of the files is a saving, not a result: a store that cannot keep it costs time only.
         let _ = context.save_stat_cache();
     }
     let solved = solved?;
-    let result = solved.results.first().copied().unwrap_or_default();
-    let created = plan
-        .epoch
-        .or(result.created)
-        .or_else(|| made_by_base(&plan.config))
+    let mut results = solved.results.into_iter();
+    let mut images = Vec::with_capacity(plans.images.len());
+    for image in plans.images {
+        let solution = image.result.and_then(|_| results.next()).unwrap_or_default();
+        images.push(make_image(image, solution, request, workshop)?);
+    }
+    let (id, annotations) = name(request, &images, store)?;
+    store.sync()?;
+    Ok(Built {
+        id,
+        shape: request.shape,
+        images,
+        steps: solved.steps,
+        warnings: plans.warnings,
+        annotations,
+    })
+}
+
+/// One platform's image, without a name.
+fn make_image(
+    planned: PlannedImage,
+    solution: Solution,
+    request: &BuildRequest,
+    workshop: Workshop<'_>,
+) -> Result<PlatformImage, ExportError> {
+    let PlannedImage {
+        platform,
+        config,
+        epoch,
+        ..
+    } = planned;
+    let created = epoch
+        .or(solution.created)
+        .or_else(|| made_by_base(&config))
         .unwrap_or_else(now);
     let image = export::image(
-        store,
-        snapshotter,
+        workshop.store,
+        workshop.snapshotter,
         ExportRequest {
-            base: &plan.config.rootfs.diff_ids.clone(),
-            result: result.snapshot,
-            config: plan.config,
-            epoch: plan.epoch,
+            base: &config.rootfs.diff_ids.clone(),
+            result: solution.snapshot,
+            config,
+            epoch,
             created,
-            names: &request.names,
+            annotations: annotations(&request.annotations, AnnotationTarget::Manifest, Some(&platform)),
+            names: &[],
         },
     )?;
-    store.sync()?;
-    let (snapshot, steps) = (result.snapshot, solved.steps);
-    Ok(Built {
+    Ok(PlatformImage {
+        platform,
         image,
-        snapshot,
-        steps,
-        warnings: plan.warnings,
-        epoch: plan.epoch,
+        snapshot: solution.snapshot,
+        epoch,
     })
+}
+
+/// Names the image, or the index of all images. Its id, and what a layout's own index is to say of it.
+fn name(request: &BuildRequest, images: &[PlatformImage], store: &Store) -> Result<(Digest, Annotations), StoreError> {
+    let asked = &request.annotations;
+    let member = |image: &PlatformImage| Member {
+        platform: image.platform.clone(),
+        image: image.image.id,
+        annotations: annotations(asked, AnnotationTarget::ManifestDescriptor, Some(&image.platform)),
+    };
+    let (id, annotations) = match (request.shape, images) {
+        (Shape::Image, [only]) => (only.image.id, member(only).annotations),
+        (Shape::Image | Shape::Index, images) => {
+            let own = annotations(asked, AnnotationTarget::Index, None);
+            let index = store.put_index(images.iter().map(member).collect(), own, None)?;
+            (index.id, annotations(asked, AnnotationTarget::IndexDescriptor, None))
+        }
+    };
+    for name in &request.names {
+        store.tag(name, id)?;
+    }
+    Ok((id, annotations))
 }
 
 /// When the base image's newest layer was made: an image that adds no layer is as old as its base, so that building it

@@ -198,6 +198,15 @@ impl PullError {
         }
     }
 
+    /// Whether a registry has no such image for whoever asked.
+    pub fn is_hidden(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_hidden(),
+            Self::NotLocal { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether it is the cancellation that ended it.
     pub fn is_cancelled(&self) -> bool {
         matches!(

@@ -14,7 +14,7 @@ use crate::oci::{ChainId, Descriptor, DiffId, LARGEST_MANIFEST, ManifestOrIndex,
 use crate::progress::{Event, Progress};
 use crate::registry::BlobReader;
 use crate::snapshot::{Snapshotter, UnpackedLayer};
-use crate::store::{ImageRecord, KeyLock, SnapshotId};
+use crate::store::{KeyLock, SnapshotId};
 
 /// Layers that move at the same time, as in Docker and containerd.
 const PARALLEL: usize = 4;
@@ -37,12 +37,17 @@ impl Puller {
         let found = self.found().get(&source.config).cloned();
         let image = match found {
             Some(found) => found,
-            None => ResolvedImage {
-                reference: source.reference.clone(),
-                id: source.config,
-                config: self.store.image_config(&source.config)?,
-                manifest: self.store.image(&source.config)?.and_then(|image| image.manifest),
-            },
+            None => {
+                let stored = self.store.image(&source.config)?;
+                let config = stored.as_ref().map_or(source.config, |image| image.config);
+                ResolvedImage {
+                    reference: source.reference.clone(),
+                    id: source.config,
+                    config: self.store.image_config(&config)?,
+                    manifest: stored.and_then(|image| image.manifest),
+                    index: None,
+                }
+            }
         };
         self.ensure_image_layers(snapshotter, &image, progress, cancel)
     }
@@ -77,7 +82,7 @@ impl Puller {
             };
             snapshot = Some(job.run(snapshot, present)?);
         }
-        self.name(image)?;
+        super::naming::name(self, image, cancel)?;
         Ok(snapshot)
     }
 
@@ -117,35 +122,6 @@ impl Puller {
             }
         }
         Ok(None)
-    }
-
-    /// Names the image in the store, if it came from a registry through this puller.
-    fn name(&self, image: &ResolvedImage) -> Result<(), PullError> {
-        if !self.found().contains_key(&image.id) {
-            return Ok(());
-        }
-        let named = self.store.image_by_name(&image.reference)?;
-        if named.is_some_and(|named| named.id == image.id && named.manifest == image.manifest) {
-            return Ok(());
-        }
-        let config = image.config.value();
-        let mut size = 0;
-        for diff in &config.rootfs.diff_ids {
-            for (snapshot, epoch) in self.store.snapshots_of_layer(*diff)?.into_iter().take(1) {
-                size += self.store.diff_of(snapshot, epoch)?.map_or(0, |(_, size)| size);
-            }
-        }
-        self.store.put_image(&ImageRecord {
-            id: image.id,
-            manifest: image.manifest.clone(),
-            created: config
-                .created
-                .as_ref()
-                .and_then(|created| created.unix_seconds())
-                .unwrap_or(0),
-            size,
-        })?;
-        Ok(self.store.tag(&image.reference, image.id)?)
     }
 }
 

@@ -4,7 +4,7 @@ use super::resolve::{check_size, choose};
 use super::{PullError, PullPolicy};
 use crate::oci::{ImageConfig, LARGEST_MANIFEST, ManifestOrIndex, Platform, Raw, Reference};
 use crate::registry::Client;
-use crate::store::Store;
+use crate::store::{Store, StoredImage};
 
 /// Indexes that are followed, one inside the other.
 const DEEPEST_INDEX: usize = 3;
@@ -28,7 +28,7 @@ impl Looker {
     /// When there is none, or none that can be used; see [`PullError`].
     pub fn config(&self, reference: &Reference, platform: &Platform) -> Result<Raw<ImageConfig>, PullError> {
         if self.policy != PullPolicy::Always
-            && let Some(config) = self.local(reference)
+            && let Some(config) = self.local(reference, platform)
             && config.value().platform.satisfies(platform)
         {
             return Ok(config);
@@ -41,10 +41,13 @@ impl Looker {
     }
 
     /// What the store has; a store that cannot be read has nothing.
-    fn local(&self, reference: &Reference) -> Option<Raw<ImageConfig>> {
+    fn local(&self, reference: &Reference, platform: &Platform) -> Option<Raw<ImageConfig>> {
         let store = self.store.as_ref()?;
-        let image = store.image_by_name(reference).ok()??;
-        store.image_config(&image.id).ok()
+        let image = match store.image_by_name(reference).ok()?? {
+            StoredImage::Image(image) => image,
+            StoredImage::Index(index) => store.image(&index.select(platform)?.image).ok()??,
+        };
+        store.image_config(&image.config).ok()
     }
 
     fn remote(&self, reference: &Reference, platform: &Platform) -> Result<Raw<ImageConfig>, PullError> {

@@ -7,13 +7,14 @@
 mod error;
 mod layers;
 mod look;
+mod naming;
 mod resolve;
 mod stream;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use crate::oci::{Descriptor, Digest, ImageConfig, Raw, Reference};
+use crate::oci::{Descriptor, Digest, ImageConfig, ImageIndex, ManifestOrIndex, Platform, Raw, Reference};
 use crate::registry::Client;
 use crate::store::Store;
 
@@ -37,12 +38,36 @@ pub enum PullPolicy {
 pub struct ResolvedImage {
     /// How it was named.
     pub reference: Reference,
-    /// The digest of its configuration.
+    /// By what the store knows it, or will: for an image of a registry the digest of its configuration.
     pub id: Digest,
     /// Its configuration, a blob of the store.
     pub config: Raw<ImageConfig>,
     /// Its manifest, a blob of the store; `None` for an image that was built here.
     pub manifest: Option<Descriptor>,
+    /// The index that it was found in, where there was one.
+    pub index: Option<Arc<Raw<ImageIndex>>>,
+}
+
+impl ResolvedImage {
+    /// What it is for, by its configuration.
+    pub fn platform(&self) -> &Platform {
+        &self.config.value().platform
+    }
+
+    /// Refuses an image for another platform: a reference without an index is one image, whatever was asked for.
+    ///
+    /// # Errors
+    /// [`PullError::WrongPlatform`].
+    pub fn require(&self, wanted: &Platform) -> Result<(), PullError> {
+        match self.platform().rank(wanted) {
+            Some(_) => Ok(()),
+            None => Err(PullError::WrongPlatform {
+                reference: Box::new(self.reference.clone()),
+                wanted: Box::new(wanted.clone()),
+                actual: Box::new(self.platform().clone().bare().normalized()),
+            }),
+        }
+    }
 }
 
 /// How much a layer may unpack to.
@@ -77,7 +102,12 @@ pub struct Puller {
     proportion: Proportion,
     /// What registries said, by the image's id: kept in the store under its name once its layers are there.
     found: Mutex<HashMap<Digest, ResolvedImage>>,
+    /// What registries said of each name: for all platforms of one build the same, though the name may move meanwhile.
+    documents: Mutex<HashMap<Reference, Answer>>,
 }
+
+/// A registry's answer, or the place for it: whoever comes second waits for the first.
+type Answer = Arc<Mutex<Option<(ManifestOrIndex, Descriptor)>>>;
 
 impl Puller {
     /// A puller that has done nothing yet.
@@ -87,12 +117,13 @@ impl Puller {
 
     /// The same with another bound on what layers unpack to.
     pub fn with_proportion(client: Client, store: Store, proportion: Proportion) -> Self {
-        let found = Mutex::default();
+        let (found, documents) = (Mutex::default(), Mutex::default());
         Self {
             client,
             store,
             proportion,
             found,
+            documents,
         }
     }
 

@@ -1,17 +1,23 @@
 //! From a name to a configuration: the local store, or a registry's manifest and configuration. No layer moves.
 
+use std::sync::Arc;
+
 use super::{PullError, PullPolicy, Puller, ResolvedImage};
 use crate::oci::{
     Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, LARGEST_MANIFEST, ManifestOrIndex, Platform, Raw,
     Reference, media_type,
 };
-use crate::store::StoreError;
+use crate::store::{ImageRecord, StoreError, StoredImage};
+
+/// A manifest, its descriptor, and the index that it was chosen from.
+type Chosen = (Raw<ImageManifest>, Descriptor, Option<Arc<Raw<ImageIndex>>>);
 
 /// Indexes that are followed, one inside the other.
 const DEEPEST_INDEX: usize = 3;
 
 impl Puller {
-    /// Finds the image that `reference` names, for `platform`. Its manifest and configuration are in the store then.
+    /// Finds the image that `reference` names, for `platform`. Its manifest and configuration are in the store then. A
+    /// reference that is no index is found whatever its platform; [`ResolvedImage::require`] refuses it.
     ///
     /// # Errors
     /// When there is none, or none that can be used; see [`PullError`].
@@ -26,36 +32,105 @@ impl Puller {
         {
             return Ok(local);
         }
-        if policy == PullPolicy::Never {
-            let reference = Box::new(reference.clone());
-            return Err(PullError::NotLocal { reference });
-        }
-        let image = self.resolve_remotely(reference, platform)?;
+        let found = match policy {
+            PullPolicy::Never => Err(PullError::NotLocal {
+                reference: Box::new(reference.clone()),
+            }),
+            PullPolicy::Always | PullPolicy::Missing => self.resolve_remotely(reference, platform),
+        };
+        let image = found.map_err(|error| self.explain(error, reference, platform, policy))?;
         self.found().insert(image.id, image.clone());
         Ok(image)
     }
 
+    /// The image that the local store has under the name, whatever its platform; `None` where there is none, or several.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn resolve_any_local(&self, reference: &Reference) -> Result<Option<ResolvedImage>, PullError> {
+        match self.store.image_by_name(reference)? {
+            Some(StoredImage::Image(image)) => self.stored_image(reference, image),
+            Some(StoredImage::Index(_)) | None => Ok(None),
+        }
+    }
+
+    /// The image of the store that `text` stands for: a name or an id. Of several platforms the one for `wanted`.
+    ///
+    /// # Errors
+    /// Those of the store; an image whose configuration is gone.
+    pub fn resolve_stored(
+        &self,
+        reference: &Reference,
+        stored: StoredImage,
+        wanted: &Platform,
+    ) -> Result<Option<ResolvedImage>, PullError> {
+        match self.for_platform(stored, wanted)? {
+            Some(image) => self.stored_image(reference, image),
+            None => Ok(None),
+        }
+    }
+
     fn resolve_locally(&self, reference: &Reference, platform: &Platform) -> Result<Option<ResolvedImage>, PullError> {
-        let Some(image) = self.store.image_by_name(reference)? else {
+        let Some(stored) = self.store.image_by_name(reference)? else {
             return Ok(None);
         };
-        let config = match self.store.image_config(&image.id) {
+        let resolved = self.resolve_stored(reference, stored, platform)?;
+        Ok(resolved.filter(|image| image.platform().satisfies(platform)))
+    }
+
+    fn for_platform(&self, stored: StoredImage, wanted: &Platform) -> Result<Option<ImageRecord>, PullError> {
+        match stored {
+            StoredImage::Image(image) => Ok(Some(image)),
+            StoredImage::Index(index) => match index.select(wanted) {
+                Some(member) => Ok(self.store.image(&member.image)?),
+                None => Ok(None),
+            },
+        }
+    }
+
+    fn stored_image(&self, reference: &Reference, image: ImageRecord) -> Result<Option<ResolvedImage>, PullError> {
+        let config = match self.store.image_config(&image.config) {
             // An image that lost its configuration is fetched anew.
             Err(StoreError::NoBlob(_) | StoreError::WrongDigest { .. }) => return Ok(None),
             config => config?,
         };
-        let (reference, id) = (reference.clone(), image.id);
-        let resolved = ResolvedImage {
-            reference,
-            id,
+        Ok(Some(ResolvedImage {
+            reference: reference.clone(),
+            id: image.id,
             config,
             manifest: image.manifest,
-        };
-        Ok(Some(resolved).filter(|image| image.config.value().platform.satisfies(platform)))
+            index: None,
+        }))
+    }
+
+    /// An image that is in the local store, for other platforms, and nowhere else was not just not found.
+    fn explain(&self, error: PullError, reference: &Reference, wanted: &Platform, policy: PullPolicy) -> PullError {
+        if policy == PullPolicy::Always || !error.is_hidden() {
+            return error;
+        }
+        match self.local_platforms(reference) {
+            Ok(available) if !available.is_empty() => PullError::NoPlatform {
+                reference: Box::new(reference.clone()),
+                wanted: Box::new(wanted.clone()),
+                available,
+            },
+            _ => error,
+        }
+    }
+
+    fn local_platforms(&self, reference: &Reference) -> Result<Vec<Platform>, PullError> {
+        Ok(match self.store.image_by_name(reference)? {
+            None => Vec::new(),
+            Some(StoredImage::Index(index)) => index.platforms().cloned().collect(),
+            Some(StoredImage::Image(image)) => {
+                let config = self.store.image_config(&image.config)?.into_value();
+                vec![config.platform.bare().normalized()]
+            }
+        })
     }
 
     fn resolve_remotely(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, PullError> {
-        let (manifest, descriptor) = self.manifest_for(reference, platform)?;
+        let (manifest, descriptor, index) = self.manifest_for(reference, platform)?;
         check_manifest(reference, manifest.value())?;
         let wanted = &manifest.value().config;
         let config = self.config(reference, wanted)?;
@@ -68,38 +143,29 @@ impl Puller {
                 diffs,
             });
         }
-        let actual = &config.value().platform;
-        if actual.os != platform.os || actual.architecture != platform.architecture {
-            return Err(PullError::WrongPlatform {
-                reference: Box::new(reference.clone()),
-                wanted: Box::new(platform.clone()),
-                actual: Box::new(actual.clone()),
-            });
-        }
         self.store.write_blob(manifest.bytes())?;
         Ok(ResolvedImage {
             reference: reference.clone(),
             id: wanted.digest,
             config,
             manifest: Some(descriptor),
+            index,
         })
     }
 
-    /// The manifest for `platform`, through as many indexes as it takes.
-    fn manifest_for(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<(Raw<ImageManifest>, Descriptor), PullError> {
+    /// The manifest for `platform`, through as many indexes as it takes, and the last of these.
+    fn manifest_for(&self, reference: &Reference, platform: &Platform) -> Result<Chosen, PullError> {
         let (mut document, mut descriptor) = match reference.digest().map(|digest| self.stored_manifest(digest)) {
             Some(Ok(Some(stored))) => stored,
-            _ => self.client.manifest(reference)?,
+            _ => self.asked_once(reference)?,
         };
+        let mut last = None;
         for _ in 0..=DEEPEST_INDEX {
             let index = match document {
-                ManifestOrIndex::Manifest(manifest) => return Ok((manifest, descriptor)),
+                ManifestOrIndex::Manifest(manifest) => return Ok((manifest, descriptor, last)),
                 ManifestOrIndex::Index(index) => index,
             };
+            let index = last.insert(Arc::new(index));
             let chosen = choose(reference, index.value(), platform)?;
             (document, descriptor) = match self.stored_manifest(chosen.digest)? {
                 Some(stored) => stored,
@@ -109,6 +175,24 @@ impl Puller {
         }
         let reference = Box::new(reference.clone());
         Err(PullError::TooDeep { reference })
+    }
+
+    /// The registry's answer. An index is needed for each platform, and must be the same for all of them: it is asked for
+    /// once.
+    fn asked_once(&self, reference: &Reference) -> Result<(ManifestOrIndex, Descriptor), PullError> {
+        let place = {
+            let mut documents = self.documents.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            documents.entry(reference.clone()).or_default().clone()
+        };
+        let mut answer = place.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(known) = &*answer {
+            return Ok(known.clone());
+        }
+        let fetched = self.client.manifest(reference)?;
+        if matches!(fetched.0, ManifestOrIndex::Index(_)) {
+            *answer = Some(fetched.clone());
+        }
+        Ok(fetched)
     }
 
     /// A manifest that is in the store already, from an earlier pull.
@@ -165,11 +249,11 @@ pub(super) fn choose<'a>(
     wanted: &Platform,
 ) -> Result<&'a Descriptor, PullError> {
     index.select(wanted).ok_or_else(|| {
-        let platforms = index.manifests.iter().filter_map(|manifest| manifest.platform.clone());
+        let platforms = index.images().filter_map(|manifest| manifest.platform.clone());
         PullError::NoPlatform {
             reference: Box::new(reference.clone()),
             wanted: Box::new(wanted.clone()),
-            available: platforms.filter(|platform| platform.os != "unknown").collect(),
+            available: platforms.collect(),
         }
     })
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::cancel::Cancel;
-use crate::oci::{Descriptor, Digest, ImageManifest, Raw, Reference, media_type};
+use crate::oci::{Descriptor, Digest, ImageIndex, ImageManifest, Raw, Reference, media_type};
 use crate::progress::{Event, Progress};
 use crate::registry::{Client, RegistryError, Uploaded};
 use crate::store::Store;
@@ -26,7 +26,7 @@ const REPORT_EVERY: u64 = 1 << 20;
 /// What a push did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pushed {
-    /// The manifest's digest, as the registry confirmed it.
+    /// The digest of the manifest or index, as the registry confirmed it.
     pub digest: Digest,
     /// Blobs whose bytes were sent.
     pub uploaded: usize,
@@ -36,22 +36,40 @@ pub struct Pushed {
     pub already_there: usize,
 }
 
-/// Puts the image of `manifest` under the name `target`: configuration and layers first, all at once, the manifest
-/// last.
+/// What is sent.
+#[derive(Clone, Debug)]
+pub enum Content<'a> {
+    /// An image.
+    Image(&'a Raw<ImageManifest>),
+    /// An index, and the images that it lists.
+    Index(&'a Raw<ImageIndex>, Vec<&'a Raw<ImageManifest>>),
+}
+
+impl Content<'_> {
+    fn manifests(&self) -> &[&Raw<ImageManifest>] {
+        match self {
+            Self::Image(manifest) => std::slice::from_ref(manifest),
+            Self::Index(_, manifests) => manifests,
+        }
+    }
+}
+
+/// Puts `content` under the name `target`: configurations and layers first, all at once and each once, then the
+/// manifests of an index by their digests, and last what the name leads to.
 ///
 /// # Errors
 /// When a blob is neither in the store nor anywhere else known, or the registry refuses.
 pub fn push(
     client: &Client,
     store: &Store,
-    manifest: &Raw<ImageManifest>,
+    content: &Content<'_>,
     target: &Reference,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Pushed, PushError> {
     let mut seen = BTreeSet::new();
-    let value = manifest.value();
-    let blobs = value.layers.iter().chain([&value.config]);
+    let values = content.manifests().iter().map(|manifest| manifest.value());
+    let blobs = values.flat_map(|manifest| manifest.layers.iter().chain([&manifest.config]));
     let blobs: VecDeque<&Descriptor> = blobs.filter(|blob| seen.insert(blob.digest)).collect();
     let job = Job {
         client,
@@ -62,8 +80,7 @@ pub fn push(
         failed: AtomicBool::new(false),
     };
     let outcomes = job.run(blobs)?;
-    let kind = value.media_type.as_deref().unwrap_or(media_type::MANIFEST);
-    let digest = client.put_manifest(target, kind, manifest.bytes())?;
+    let digest = job.put(content)?;
     let count = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
     Ok(Pushed {
         digest,
@@ -84,6 +101,27 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Puts the documents. The digest of what the name leads to.
+    fn put(&self, content: &Content<'_>) -> Result<Digest, PushError> {
+        let put = |target: &Reference, manifest: &Raw<ImageManifest>| {
+            let kind = manifest.value().media_type.as_deref().unwrap_or(media_type::MANIFEST);
+            self.client.put_manifest(target, kind, manifest.bytes())
+        };
+        match content {
+            Content::Image(manifest) => Ok(put(self.target, manifest)?),
+            Content::Index(index, manifests) => {
+                for manifest in manifests {
+                    if self.is_stopped() {
+                        return Err(PushError::Cancelled);
+                    }
+                    put(&self.target.with_digest(manifest.digest()), manifest)?;
+                }
+                let kind = index.value().media_type.as_deref().unwrap_or(media_type::INDEX);
+                Ok(self.client.put_manifest(self.target, kind, index.bytes())?)
+            }
+        }
+    }
+
     fn run(&self, blobs: VecDeque<&Descriptor>) -> Result<Vec<Uploaded>, PushError> {
         let workers = PARALLEL.min(blobs.len());
         let queue = Mutex::new(blobs);

@@ -265,6 +265,16 @@ impl RegistryError {
         }
     }
 
+    /// Whether a registry has no such image for whoever asked: public ones refuse names that they do not know. A mirror's
+    /// word is enough.
+    pub fn is_hidden(&self) -> bool {
+        match self {
+            Self::NotFound { .. } | Self::Unauthorized { .. } | Self::Denied { .. } => true,
+            Self::Everywhere { failures, .. } => failures.iter().any(Self::is_hidden),
+            _ => false,
+        }
+    }
+
     /// The error that a [`super::BlobReader`] gave as an I/O error; any other comes back as it was.
     ///
     /// # Errors

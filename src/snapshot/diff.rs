@@ -39,9 +39,9 @@ pub(super) struct Diff<'a> {
     pub(super) epoch: Option<i64>,
 }
 
-struct Walk<'a> {
+struct Walk<'a, 'w> {
     diff: Diff<'a>,
-    out: ArchiveWriter<'a>,
+    out: ArchiveWriter<'w>,
     /// The path of where we are, without a slash at its end.
     path: Vec<u8>,
     /// Directories above that were only copied up: written when something below them is.
@@ -53,21 +53,38 @@ struct Walk<'a> {
 }
 
 /// Writes the layer.
-pub(super) fn write_diff<'a>(diff: Diff<'a>, out: &'a mut dyn Write) -> Result<(), SnapshotError> {
+pub(super) fn write_diff(diff: Diff<'_>, out: &mut dyn Write) -> Result<(), SnapshotError> {
+    let out = write_below(diff, b"", ArchiveWriter::new(out))?;
+    out.finish().map_err(SnapshotError::Write)
+}
+
+/// Writes a tree into an archive, below the directory `place`; an empty one is the archive's root. A place is for what
+/// has no layers below, whose paths are compared with nothing.
+pub(super) fn write_below<'w>(
+    diff: Diff<'_>,
+    place: &[u8],
+    out: ArchiveWriter<'w>,
+) -> Result<ArchiveWriter<'w>, SnapshotError> {
     let root = open_subdirectory(diff.root, c".").map_err(|errno| failed("open", b"", errno))?;
     let mut walk = Walk {
         diff,
-        out: ArchiveWriter::new(out),
-        path: Vec::new(),
+        out,
+        path: place.to_vec(),
         waiting: Vec::new(),
         written: HashMap::new(),
         below: None,
     };
+    if !place.is_empty() {
+        let stat = rustix::fs::fstat(&root).map_err(|errno| failed("stat", place, errno))?;
+        let mut entry = walk.describe(EntryKind::Directory, &stat, Vec::new());
+        entry.path.push(b'/');
+        walk.write(&entry)?;
+    }
     walk.contents(root.as_fd())?;
-    walk.out.finish().map_err(SnapshotError::Write)
+    Ok(walk.out)
 }
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     /// Writes what is in `directory`, which is at `self.path`.
     fn contents(&mut self, directory: BorrowedFd<'_>) -> Result<(), SnapshotError> {
         let mut entries = read_directory(directory).map_err(|errno| self.failed("list", errno))?;

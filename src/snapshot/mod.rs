@@ -29,4 +29,4 @@ pub use ids::{IdMode, recorded_owner, set_owner_of_named, set_owner_of_open};
 pub use overlay::OverlayDirs;
 pub use path::{ContainerPath, NulInPath};
 pub use rootfs::{DirEntry, Kind, Owner, Rootfs, RootfsError};
-pub use snapshotter::{ActiveSnapshot, Snapshotter, UnpackedLayer};
+pub use snapshotter::{ActiveSnapshot, Snapshotter, Tree, UnpackedLayer};

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use super::apply::{Omission, Purpose, unpack};
-use super::archive::Limits;
+use super::archive::{ArchiveWriter, Limits};
 use super::deferred::Deferred;
-use super::diff::{Diff, write_diff};
+use super::diff::{Diff, write_below, write_diff};
 use super::error::SnapshotError;
 use super::ids::IdMode;
 use super::overlay::{self, Access, MOST_LOWERS, Marks, OverlayDirs};
@@ -205,27 +205,26 @@ impl Snapshotter {
         write_diff(diff, out)
     }
 
-    /// Writes all of `snapshot`, with what lies below it, as one tar without whiteouts. Otherwise as
+    /// Writes all of each snapshot, with what lies below it, into one tar without whiteouts. Otherwise as
     /// [`Snapshotter::write_diff`].
     ///
     /// # Errors
     /// As [`Snapshotter::write_diff`] and [`Snapshotter::view`].
-    pub fn write_tree(
-        &self,
-        snapshot: Option<SnapshotId>,
-        epoch: Option<i64>,
-        out: &mut dyn Write,
-    ) -> Result<(), SnapshotError> {
-        let root = self.view(snapshot)?;
-        let diff = Diff {
-            root: root.as_fd(),
-            has_parent: false,
-            below: &|| Ok(None),
-            marks: self.marks,
-            ids: self.ids,
-            epoch,
-        };
-        write_diff(diff, out)
+    pub fn write_trees(&self, trees: &[Tree<'_>], out: &mut dyn Write) -> Result<(), SnapshotError> {
+        let mut out = ArchiveWriter::new(out);
+        for tree in trees {
+            let root = self.view(tree.snapshot)?;
+            let diff = Diff {
+                root: root.as_fd(),
+                has_parent: false,
+                below: &|| Ok(None),
+                marks: self.marks,
+                ids: self.ids,
+                epoch: tree.epoch,
+            };
+            out = write_below(diff, tree.directory.as_bytes(), out)?;
+        }
+        out.finish().map_err(SnapshotError::Write)
     }
 
     /// The directories of `snapshot` and those below it, topmost first.
@@ -247,6 +246,17 @@ impl Snapshotter {
             false => Ok(()),
         }
     }
+}
+
+/// A snapshot to be written whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree<'a> {
+    /// The directory of the archive that it goes to, without slashes around it; empty for the archive's root.
+    pub directory: &'a str,
+    /// The snapshot; `None` for no files.
+    pub snapshot: Option<SnapshotId>,
+    /// Replaces every time, in seconds since 1970.
+    pub epoch: Option<i64>,
 }
 
 impl ActiveSnapshot {

@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::{Connection, Transaction};
 
 use super::error::{Context, Result};
-use super::{SnapshotId, Store};
+use super::{SnapshotId, Store, StoredImage};
 use crate::oci::{ChainId, Digest, ImageManifest, LARGEST_MANIFEST};
 
 /// What is worth keeping.
@@ -76,9 +76,17 @@ impl Store {
     fn needed(&self, keep: Keep) -> Result<Needed> {
         let mut needed = Needed::default();
         for (image, _) in self.images()? {
-            needed.blobs.insert(image.id);
+            let image = match image {
+                StoredImage::Image(image) => image,
+                // Its images are rows of their own.
+                StoredImage::Index(index) => {
+                    needed.blobs.extend(index.manifest.map(|manifest| manifest.digest));
+                    continue;
+                }
+            };
+            needed.blobs.insert(image.config);
             // An image whose documents are gone or damaged leads to nothing more.
-            if let Ok(config) = self.image_config(&image.id) {
+            if let Ok(config) = self.image_config(&image.config) {
                 let layers = &config.value().rootfs.diff_ids;
                 needed.layers.extend(layers.iter().map(|layer| layer.0));
                 self.need_chains(layers, &mut needed)?;

@@ -1,17 +1,29 @@
-//! Images and their names. An image is known by the digest of its configuration, as Docker knows it.
+//! Images and their names. An image is known by the digest of its configuration, as Docker knows it; one that carries
+//! annotations of its own by the digest of both. Images for several platforms are in `indexes`.
+
+use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Row};
+use serde::Serialize;
 
 use super::Store;
 use super::error::{Result, StoreError};
 use super::index::{Kind, mark_volatile};
+use super::indexes::{IndexRecord, member_rows};
 use crate::oci::{Descriptor, Digest, ImageConfig, LARGEST_MANIFEST, Raw, Reference};
 
-/// An image of the store.
+/// Free annotations of a document, by name.
+pub type Annotations = BTreeMap<String, String>;
+
+/// An image of the store, for one platform.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ImageRecord {
-    /// The digest of its configuration document, which is a blob of the store.
+    /// By what it is known: the digest of its configuration, or, where it has annotations, of both.
     pub id: Digest,
+    /// The digest of its configuration document, which is a blob of the store.
+    pub config: Digest,
+    /// What its manifest will say besides.
+    pub annotations: Annotations,
     /// Its manifest as it was pulled or loaded, a blob of the store too; `None` for one that was built here and has
     /// not been compressed yet.
     pub manifest: Option<Descriptor>,
@@ -21,23 +33,151 @@ pub struct ImageRecord {
     pub size: u64,
 }
 
-const COLUMNS: &str = "id, manifest, created, size";
+impl ImageRecord {
+    /// An image that was made at `created` (seconds since 1970) and whose layers have `size` bytes.
+    pub fn new(config: Digest, created: i64, size: u64) -> Self {
+        Self {
+            id: config,
+            config,
+            annotations: Annotations::new(),
+            manifest: None,
+            created,
+            size,
+        }
+    }
 
-/// A row before its texts are parsed.
-type ImageRow = ([u8; 32], Option<String>, i64, i64);
+    /// The same with the manifest that it came with.
+    #[must_use]
+    pub fn with_manifest(self, manifest: Option<Descriptor>) -> Self {
+        Self { manifest, ..self }
+    }
 
-fn image_row(row: &Row) -> rusqlite::Result<ImageRow> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    /// The same with annotations for its manifest: another image.
+    #[must_use]
+    pub fn annotated(self, annotations: Annotations) -> Self {
+        let id = match annotations.is_empty() {
+            true => self.config,
+            false => identity(&("image", self.config, &annotations)),
+        };
+        Self {
+            id,
+            annotations,
+            ..self
+        }
+    }
 }
 
-fn image_record((id, manifest, created, size): ImageRow) -> Result<ImageRecord> {
-    let manifest = manifest.map(|json| serde_json::from_str(&json)).transpose();
-    Ok(ImageRecord {
-        id: Digest::from_bytes(id),
-        manifest: manifest.map_err(|_| StoreError::MalformedRow { what: "descriptor" })?,
-        created,
-        size: size.cast_unsigned(),
+/// The digest that stands for what no document of the specification describes.
+pub(super) fn identity(parts: &impl Serialize) -> Digest {
+    Digest::of(&serde_json::to_vec(parts).expect("digests and texts have no failing serialisers"))
+}
+
+/// What a name or an id stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoredImage {
+    /// An image for one platform.
+    Image(ImageRecord),
+    /// Images for several.
+    Index(IndexRecord),
+}
+
+impl StoredImage {
+    /// By what it is known.
+    pub fn id(&self) -> Digest {
+        match self {
+            Self::Image(image) => image.id,
+            Self::Index(index) => index.id,
+        }
+    }
+
+    /// Its manifest or index as it was pulled or loaded.
+    pub fn manifest(&self) -> Option<&Descriptor> {
+        match self {
+            Self::Image(image) => image.manifest.as_ref(),
+            Self::Index(index) => index.manifest.as_ref(),
+        }
+    }
+
+    /// When it was made, in seconds since 1970.
+    pub fn created(&self) -> i64 {
+        match self {
+            Self::Image(image) => image.created,
+            Self::Index(index) => index.created,
+        }
+    }
+
+    /// The size of its layers in bytes, over all platforms.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Image(image) => image.size,
+            Self::Index(index) => index.size,
+        }
+    }
+}
+
+const COLUMNS: &str = "id, manifest, created, size, config, annotations";
+
+/// A row before its texts are parsed.
+pub(super) struct ImageRow {
+    id: [u8; 32],
+    manifest: Option<String>,
+    created: i64,
+    size: i64,
+    /// `None` where it is the id.
+    config: Option<[u8; 32]>,
+    annotations: Option<String>,
+    members: Vec<super::indexes::MemberRow>,
+}
+
+fn image_row(connection: &Connection, row: &Row) -> rusqlite::Result<ImageRow> {
+    let id = row.get(0)?;
+    Ok(ImageRow {
+        id,
+        manifest: row.get(1)?,
+        created: row.get(2)?,
+        size: row.get(3)?,
+        config: row.get(4)?,
+        annotations: row.get(5)?,
+        members: member_rows(connection, &id)?,
     })
+}
+
+fn stored_image(row: ImageRow) -> Result<StoredImage> {
+    let manifest = row.manifest.map(|json| serde_json::from_str(&json)).transpose();
+    let manifest = manifest.map_err(|_| StoreError::MalformedRow { what: "descriptor" })?;
+    let annotations = parse_annotations(row.annotations)?;
+    let (id, created, size) = (Digest::from_bytes(row.id), row.created, row.size.cast_unsigned());
+    if row.members.is_empty() {
+        return Ok(StoredImage::Image(ImageRecord {
+            id,
+            config: row.config.map_or(id, Digest::from_bytes),
+            annotations,
+            manifest,
+            created,
+            size,
+        }));
+    }
+    let members = row.members.into_iter().map(|member| member.parse());
+    Ok(StoredImage::Index(IndexRecord {
+        id,
+        members: members.collect::<Result<_>>()?,
+        annotations,
+        manifest,
+        created,
+        size,
+    }))
+}
+
+/// Annotations as a column holds them: JSON, or nothing.
+pub(super) fn parse_annotations(json: Option<String>) -> Result<Annotations> {
+    let parsed = json.map(|json| serde_json::from_str(&json)).transpose();
+    let parsed = parsed.map_err(|_| StoreError::MalformedRow { what: "annotations" })?;
+    Ok(parsed.unwrap_or_default())
+}
+
+pub(super) fn annotations_column(annotations: &Annotations) -> Option<String> {
+    let json = || serde_json::to_string(annotations).expect("texts have no failing serialisers");
+    (!annotations.is_empty()).then(json)
 }
 
 fn parse_name(name: &str) -> Result<Reference> {
@@ -50,10 +190,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoBlob`] when one of them is not; errors of the index.
     pub fn put_image(&self, image: &ImageRecord) -> Result<()> {
-        for digest in [Some(image.id), image.manifest.as_ref().map(|manifest| manifest.digest)]
-            .iter()
-            .flatten()
-        {
+        let manifest = image.manifest.as_ref().map(|manifest| manifest.digest);
+        for digest in [Some(image.config), manifest].iter().flatten() {
             if !self.has_blob(digest)? {
                 return Err(StoreError::NoBlob(*digest));
             }
@@ -62,27 +200,15 @@ impl Store {
         if self.image(&image.id)?.as_ref() == Some(image) {
             return Ok(());
         }
-        let json = image.manifest.as_ref().map(serde_json::to_string).transpose();
-        let json = json.map_err(|_| StoreError::MalformedRow { what: "descriptor" })?;
-        let digest = image.manifest.as_ref().map(|manifest| *manifest.digest.as_bytes());
-        let row = (
-            image.id.as_bytes(),
-            digest,
-            json,
-            image.created,
-            image.size.cast_signed(),
-        );
-        self.index().write(|transaction| {
-            transaction
-                .prepare_cached(
-                    "INSERT INTO images (id, manifest_digest, manifest, created, size) VALUES (?1, ?2, ?3, ?4, ?5)
-                     ON CONFLICT (id) DO UPDATE SET created = excluded.created, size = excluded.size,
-                         manifest_digest = coalesce(excluded.manifest_digest, manifest_digest),
-                         manifest = coalesce(excluded.manifest, manifest)",
-                )?
-                .execute(row)?;
-            mark_volatile(transaction, Kind::Image, image.id.as_bytes())
-        })
+        let row = NewRow {
+            id: image.id,
+            config: Some(image.config),
+            annotations: &image.annotations,
+            manifest: image.manifest.as_ref(),
+            created: image.created,
+            size: image.size,
+        };
+        self.index().write(|transaction| row.write(transaction))
     }
 
     /// Lets `name` mean the image `id`, whatever it meant before.
@@ -121,34 +247,45 @@ impl Store {
     ///
     /// # Errors
     /// Those of the index.
-    pub fn image_by_name(&self, name: &Reference) -> Result<Option<ImageRecord>> {
+    pub fn image_by_name(&self, name: &Reference) -> Result<Option<StoredImage>> {
         let found = self.index().read(|connection| match name.digest() {
             Some(digest) => connection
                 .prepare_cached(&format!("SELECT {COLUMNS} FROM images WHERE manifest_digest = ?1"))?
-                .query_row([digest.as_bytes()], image_row)
+                .query_row([digest.as_bytes()], |row| image_row(connection, row))
                 .optional(),
             None => connection
                 .prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM images JOIN names ON names.image = images.id WHERE name = ?1"
                 ))?
-                .query_row([name.to_string()], image_row)
+                .query_row([name.to_string()], |row| image_row(connection, row))
                 .optional(),
         })?;
-        found.map(image_record).transpose()
+        found.map(stored_image).transpose()
     }
 
-    /// The image with this id.
+    /// The image with this id; `None` for an index.
     ///
     /// # Errors
     /// Those of the index.
     pub fn image(&self, id: &Digest) -> Result<Option<ImageRecord>> {
+        Ok(match self.stored(id)? {
+            Some(StoredImage::Image(image)) => Some(image),
+            Some(StoredImage::Index(_)) | None => None,
+        })
+    }
+
+    /// Whatever has this id.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn stored(&self, id: &Digest) -> Result<Option<StoredImage>> {
         let found = self.index().read(|connection| {
             connection
                 .prepare_cached(&format!("SELECT {COLUMNS} FROM images WHERE id = ?1"))?
-                .query_row([id.as_bytes()], image_row)
+                .query_row([id.as_bytes()], |row| image_row(connection, row))
                 .optional()
         })?;
-        found.map(image_record).transpose()
+        found.map(stored_image).transpose()
     }
 
     /// Finds an image by what a person typed: a whole id (`sha256:…` or 64 digits), a name, or the first digits of an id,
@@ -156,10 +293,10 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::AmbiguousId`]; errors of the index.
-    pub fn find_image(&self, text: &str) -> Result<Option<ImageRecord>> {
+    pub fn find_image(&self, text: &str) -> Result<Option<StoredImage>> {
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
         if let Ok(id) = format!("sha256:{digits}").parse()
-            && let Some(image) = self.image(&id)?
+            && let Some(image) = self.stored(&id)?
         {
             return Ok(Some(image));
         }
@@ -171,7 +308,7 @@ impl Store {
         self.image_by_prefix(digits)
     }
 
-    fn image_by_prefix(&self, digits: &str) -> Result<Option<ImageRecord>> {
+    fn image_by_prefix(&self, digits: &str) -> Result<Option<StoredImage>> {
         let is_prefix = (1..64).contains(&digits.len())
             && digits
                 .bytes()
@@ -184,11 +321,11 @@ impl Store {
                 .prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM images WHERE substr(lower(hex(id)), 1, ?2) = ?1"
                 ))?
-                .query_map((digits, digits.len() as i64), image_row)?
+                .query_map((digits, digits.len() as i64), |row| image_row(connection, row))?
                 .collect()
         })?;
         match rows.len() {
-            0 | 1 => rows.pop().map(image_record).transpose(),
+            0 | 1 => rows.pop().map(stored_image).transpose(),
             matches => Err(StoreError::AmbiguousId {
                 prefix: digits.into(),
                 matches,
@@ -196,26 +333,26 @@ impl Store {
         }
     }
 
-    /// All images, newest first, each with its names.
+    /// All images, newest first, each with its names; those of which an index consists are among them.
     ///
     /// # Errors
     /// Those of the index.
-    pub fn images(&self) -> Result<Vec<(ImageRecord, Vec<Reference>)>> {
+    pub fn images(&self) -> Result<Vec<(StoredImage, Vec<Reference>)>> {
         let rows: Vec<(ImageRow, Vec<String>)> = self.index().read(|connection| {
             let images: Vec<ImageRow> = connection
                 .prepare_cached(&format!("SELECT {COLUMNS} FROM images ORDER BY created DESC, id"))?
-                .query_map((), image_row)?
+                .query_map((), |row| image_row(connection, row))?
                 .collect::<rusqlite::Result<_>>()?;
             images
                 .into_iter()
-                .map(|image| Ok((image_names(connection, &image.0)?, image)))
+                .map(|image| Ok((image_names(connection, &image.id)?, image)))
                 .map(|pair: rusqlite::Result<_>| pair.map(|(names, image)| (image, names)))
                 .collect()
         })?;
         rows.into_iter()
             .map(|(image, names)| {
                 let names = names.iter().map(|name| parse_name(name)).collect::<Result<_>>()?;
-                Ok((image_record(image)?, names))
+                Ok((stored_image(image)?, names))
             })
             .collect()
     }
@@ -229,23 +366,16 @@ impl Store {
         names.iter().map(|name| parse_name(name)).collect()
     }
 
-    /// Forgets an image and its names; whether there was one. [`Store::collect`] removes its content.
-    ///
-    /// # Errors
-    /// Those of the index.
-    pub fn remove_image(&self, id: &Digest) -> Result<bool> {
-        self.index()
-            .write(|transaction| transaction.execute("DELETE FROM images WHERE id = ?1", [id.as_bytes()]))
-            .map(|removed| removed > 0)
-    }
-
-    /// Reads and verifies an image's configuration.
+    /// Reads and verifies the configuration with this digest.
     ///
     /// # Errors
     /// [`StoreError::NoBlob`], [`StoreError::WrongDigest`], [`StoreError::NoConfig`].
-    pub fn image_config(&self, id: &Digest) -> Result<Raw<ImageConfig>> {
-        let bytes = self.read_blob(id, LARGEST_MANIFEST as u64)?;
-        Raw::parse(bytes).map_err(|source| StoreError::NoConfig { digest: *id, source })
+    pub fn image_config(&self, config: &Digest) -> Result<Raw<ImageConfig>> {
+        let bytes = self.read_blob(config, LARGEST_MANIFEST as u64)?;
+        Raw::parse(bytes).map_err(|source| StoreError::NoConfig {
+            digest: *config,
+            source,
+        })
     }
 }
 
@@ -254,4 +384,39 @@ fn image_names(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<Vec<S
         .prepare_cached("SELECT name FROM names WHERE image = ?1 ORDER BY name")?
         .query_map([id], |row| row.get(0))?
         .collect()
+}
+
+/// A row of an image or index, about to be written.
+pub(super) struct NewRow<'a> {
+    pub(super) id: Digest,
+    pub(super) config: Option<Digest>,
+    pub(super) annotations: &'a Annotations,
+    pub(super) manifest: Option<&'a Descriptor>,
+    pub(super) created: i64,
+    pub(super) size: u64,
+}
+
+impl NewRow<'_> {
+    /// What is known of the same image's manifest stays.
+    pub(super) fn write(&self, transaction: &rusqlite::Transaction) -> rusqlite::Result<()> {
+        let json = |manifest| serde_json::to_string(manifest).expect("descriptors have string keys");
+        transaction
+            .prepare_cached(
+                "INSERT INTO images (id, manifest_digest, manifest, created, size, config, annotations)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (id) DO UPDATE SET created = excluded.created, size = excluded.size,
+                     manifest_digest = coalesce(excluded.manifest_digest, manifest_digest),
+                     manifest = coalesce(excluded.manifest, manifest)",
+            )?
+            .execute((
+                self.id.as_bytes(),
+                self.manifest.map(|manifest| *manifest.digest.as_bytes()),
+                self.manifest.map(json),
+                self.created,
+                self.size.cast_signed(),
+                self.config.map(|config| *config.as_bytes()),
+                annotations_column(self.annotations),
+            ))?;
+        mark_volatile(transaction, Kind::Image, self.id.as_bytes())
+    }
 }

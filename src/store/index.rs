@@ -5,7 +5,8 @@
 //! [`Store::sync`](super::Store::sync) is listed in the table `volatile`, so that the first process after a reboot can
 //! drop what the disk may hold in part.
 //!
-//! Format 1. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it.
+//! Format 2. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
+//! store takes all steps too.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use super::error::{Context, Result, StoreError};
 
 /// The newest format of the store that this program knows, kept in SQLite's `user_version`.
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 1 + UPGRADES.len() as i64;
 
 /// For how long a writer waits for another process's commit. Commits take microseconds; a store on a stalled disk may
 /// take seconds.
@@ -58,6 +59,20 @@ CREATE TABLE records (
 );
 CREATE INDEX records_by_snapshot ON records (snapshot);
 ";
+
+/// From each format to the next, beginning with format 1.
+const UPGRADES: [&str; 1] = [
+    // Images for several platforms, and images with annotations of their own.
+    "
+ALTER TABLE images ADD COLUMN config BLOB;
+ALTER TABLE images ADD COLUMN annotations TEXT;
+CREATE TABLE members (
+    list BLOB NOT NULL REFERENCES images (id) ON DELETE CASCADE, position INTEGER NOT NULL,
+    image BLOB NOT NULL REFERENCES images (id), platform TEXT NOT NULL, annotations TEXT, PRIMARY KEY (list, position)
+) WITHOUT ROWID;
+CREATE INDEX members_by_image ON members (image);
+",
+];
 
 /// What a row of `volatile` names.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -112,7 +127,7 @@ impl Index {
         Ok((index, format == FORMAT))
     }
 
-    /// Writes the schema, unless another process was faster. The caller holds a lock: switching to write-ahead logging
+    /// Writes the schema, or brings that of an older store up to date, unless another process was faster. The caller holds a lock: switching to write-ahead logging
     /// needs the database alone.
     pub(super) fn create(&self, boot: &[u8]) -> Result<()> {
         self.read(|connection| connection.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(())))?;
@@ -121,9 +136,11 @@ impl Index {
             if format == 0 {
                 transaction.execute_batch(SCHEMA)?;
                 transaction.execute("INSERT INTO meta (boot) VALUES (?1)", [boot])?;
-                transaction.pragma_update(None, "user_version", FORMAT)?;
             }
-            Ok(())
+            for upgrade in UPGRADES.iter().skip(usize::try_from(format - 1).unwrap_or(0)) {
+                transaction.execute_batch(upgrade)?;
+            }
+            transaction.pragma_update(None, "user_version", FORMAT)
         })
     }
 

@@ -94,7 +94,13 @@ impl Store {
     }
 }
 
+/// An index goes with any of its images.
 fn forget_volatile_images(transaction: &Transaction) -> rusqlite::Result<usize> {
+    transaction.execute(
+        "DELETE FROM images WHERE id IN
+             (SELECT list FROM members WHERE image IN (SELECT id FROM volatile WHERE kind = ?1))",
+        [Kind::Image as i64],
+    )?;
     transaction.execute(
         "DELETE FROM images WHERE id IN (SELECT id FROM volatile WHERE kind = ?1)",
         [Kind::Image as i64],

@@ -110,7 +110,7 @@ fn an_image_arrives_whole_and_only_once() {
     );
     let stored = place.store.image_by_name(&name).unwrap().unwrap();
     assert_eq!(
-        (stored.id, stored.manifest.unwrap().digest),
+        (stored.id(), stored.manifest().unwrap().digest),
         (image.config.digest(), image.manifest.digest())
     );
     for layer in &image.layers {
@@ -170,7 +170,12 @@ fn an_index_gives_the_platform_s_image() {
         "{error}"
     );
     // A single image for something else is not taken for ours.
-    let error = Place::new().pull(&reference(registry.host() + "/a:x")).unwrap_err();
+    let single = reference(registry.host() + "/a:x");
+    let found = Place::new()
+        .puller
+        .resolve(&single, &Platform::host(), PullPolicy::Missing)
+        .unwrap();
+    let error = found.require(&Platform::host()).unwrap_err();
     assert!(matches!(error, PullError::WrongPlatform { .. }), "{error:?}");
     // An index that says a wrong size of its manifest.
     let mut lying = index;

@@ -6,7 +6,7 @@ use builder::cancel::Cancel;
 use builder::oci::{Descriptor, Digest, Platform, media_type};
 use builder::progress::Silent;
 use builder::pull::{PullPolicy, Puller};
-use builder::push::{PushError, Pushed, push};
+use builder::push::{Content, PushError, Pushed, push};
 use builder::registry::{Client, RegistryError, Uploaded};
 use builder::snapshot::{IdMode, Snapshotter};
 use builder::store::Store;
@@ -141,7 +141,7 @@ fn push_to(store: &Store, image: &Image, name: &str) -> Result<Pushed, PushError
     push(
         &client(),
         store,
-        &image.manifest,
+        &Content::Image(&image.manifest),
         &reference(name),
         &Silent,
         &Cancel::new().unwrap(),

@@ -8,6 +8,7 @@
 mod support;
 
 mod add_from_elsewhere;
+mod build_for_platforms;
 mod build_from_elsewhere;
 mod build_with_cache;
 mod build_with_stages;

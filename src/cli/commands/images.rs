@@ -1,5 +1,7 @@
 //! `builder images`.
 
+use std::collections::HashSet;
+
 use clap::Args;
 use serde_json::json;
 
@@ -7,8 +9,8 @@ use crate::cli::failure::Failure;
 use crate::cli::format::{age, bytes, table};
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
-use crate::oci::Reference;
-use crate::store::ImageRecord;
+use crate::oci::{Digest, Reference};
+use crate::store::StoredImage;
 
 /// List the images of the local store.
 #[derive(Debug, Args)]
@@ -23,6 +25,9 @@ pub(in crate::cli) struct Arguments {
     /// Print the digest of each image's manifest, where it has one.
     #[arg(long)]
     digests: bool,
+    /// Print below each image what it consists of, platform by platform.
+    #[arg(long, conflicts_with_all = ["quiet", "format"])]
+    tree: bool,
     /// Print `json`, or a template such as `{{.Repository}}:{{.Tag}}`, for each image.
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
@@ -34,17 +39,35 @@ pub(in crate::cli) struct Arguments {
 struct Row {
     repository: String,
     tag: String,
-    image: ImageRecord,
+    image: StoredImage,
+    /// What an index consists of, or the image itself.
+    platforms: Vec<Listed>,
+}
+
+/// One platform's image.
+#[derive(Clone)]
+struct Listed {
+    platform: String,
+    id: Digest,
+    size: u64,
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
     let session = Session::open(global)?;
     let mut rows = Vec::new();
-    for (image, names) in session.store.images()? {
+    let images = session.store.images()?;
+    let members: HashSet<Digest> = images.iter().flat_map(|(image, _)| members(image)).collect();
+    for (image, names) in images {
+        // What has no name and is part of an index is shown as such a part.
+        if names.is_empty() && members.contains(&image.id()) {
+            continue;
+        }
+        let platforms = platforms(&session, &image)?;
         let row = |name: Option<&Reference>| Row {
             repository: name.map_or("<none>".into(), Reference::familiar_name),
             tag: name.and_then(Reference::tag).unwrap_or("<none>").to_owned(),
             image: image.clone(),
+            platforms: platforms.clone(),
         };
         match names.as_slice() {
             [] => rows.push(row(None)),
@@ -60,21 +83,53 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     }
     rows.sort_by(|a, b| {
         b.image
-            .created
-            .cmp(&a.image.created)
+            .created()
+            .cmp(&a.image.created())
             .then_with(|| a.repository.cmp(&b.repository))
     });
     print(arguments, &rows)
 }
 
-fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
-    let id = |row: &Row| {
-        if arguments.no_trunc {
-            row.image.id.to_string()
-        } else {
-            row.image.id.short()
+fn members(image: &StoredImage) -> Vec<Digest> {
+    match image {
+        StoredImage::Image(_) => Vec::new(),
+        StoredImage::Index(index) => index.members.iter().map(|member| member.image).collect(),
+    }
+}
+
+fn platforms(session: &Session, image: &StoredImage) -> Result<Vec<Listed>, Failure> {
+    let store = &session.store;
+    match image {
+        StoredImage::Index(index) => index
+            .members
+            .iter()
+            .map(|member| {
+                Ok(Listed {
+                    platform: member.platform.to_string(),
+                    id: member.image,
+                    size: store.image(&member.image)?.map_or(0, |image| image.size),
+                })
+            })
+            .collect(),
+        StoredImage::Image(image) => {
+            // A configuration that is gone is no reason not to list the others.
+            let config = store.image_config(&image.config).ok();
+            let platform = config.map(|config| config.into_value().platform.bare().normalized());
+            Ok(vec![Listed {
+                platform: platform.map_or("<unknown>".into(), |platform| platform.to_string()),
+                id: image.id,
+                size: image.size,
+            }])
         }
+    }
+}
+
+fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
+    let shown = |id: Digest| match arguments.no_trunc {
+        true => id.to_string(),
+        false => id.short(),
     };
+    let id = |row: &Row| shown(row.image.id());
     if arguments.quiet {
         let mut ids: Vec<String> = rows.iter().map(id).collect();
         ids.dedup();
@@ -84,15 +139,16 @@ fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let digest = |row: &Row| {
         row.image
-            .manifest
-            .as_ref()
+            .manifest()
             .map_or("<none>".into(), |manifest| manifest.digest.to_string())
     };
     if let Some(format) = &arguments.format {
         for row in rows {
+            let platforms: Vec<&str> = row.platforms.iter().map(|listed| listed.platform.as_str()).collect();
             let value = json!({
+                "Platforms": platforms.join(","),
                 "Repository": row.repository, "Tag": row.tag, "ID": id(row), "Digest": digest(row),
-                "CreatedSince": age(row.image.created, now), "CreatedAt": row.image.created, "Size": bytes(row.image.size),
+                "CreatedSince": age(row.image.created(), now), "CreatedAt": row.image.created(), "Size": bytes(row.image.size()),
             });
             match format.as_str() {
                 "json" => println!("{value}"),
@@ -110,14 +166,35 @@ fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
             row.repository.clone(),
             row.tag.clone(),
             id(row),
-            age(row.image.created, now),
-            bytes(row.image.size),
+            age(row.image.created(), now),
+            bytes(row.image.size()),
         ];
         if arguments.digests {
             cells.insert(2, digest(row));
         }
         cells
     };
-    print!("{}", table(&header, &rows.iter().map(cells).collect::<Vec<_>>()));
+    let parts = |row: &Row| -> Vec<Vec<String>> {
+        let part = |(place, listed): (usize, &Listed)| {
+            let branch = if place + 1 == row.platforms.len() {
+                "└─"
+            } else {
+                "├─"
+            };
+            let mut cells = vec![String::new(); header.len()];
+            cells[0] = format!("{branch} {}", listed.platform);
+            cells[header.len() - 3] = shown(listed.id);
+            cells[header.len() - 1] = bytes(listed.size);
+            cells
+        };
+        match arguments.tree {
+            true => row.platforms.iter().enumerate().map(part).collect(),
+            false => Vec::new(),
+        }
+    };
+    let lines = rows
+        .iter()
+        .flat_map(|row| std::iter::once(cells(row)).chain(parts(row)));
+    print!("{}", table(&header, &lines.collect::<Vec<_>>()));
     Ok(())
 }

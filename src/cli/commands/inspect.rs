@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use crate::cli::failure::Failure;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
-use crate::oci::Reference;
+use crate::oci::{Platform, Reference};
+use crate::store::{Member, StoredImage};
 
 /// Show what is known of images, as JSON.
 #[derive(Debug, Args)]
@@ -14,6 +15,9 @@ pub(in crate::cli) struct Arguments {
     /// Print fields instead: `{{.Config.Env}}`, `{{json .Config}}`.
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
+    /// Describe the image for this platform, where there are several; by default this machine's.
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
     /// The images: names, ids, or beginnings of ids.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -24,7 +28,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     let described: Vec<Value> = arguments
         .images
         .iter()
-        .map(|text| describe(&session, text))
+        .map(|text| describe(&session, text, arguments.platform.as_ref()))
         .collect::<Result<_, Failure>>()?;
     match &arguments.format {
         Some(format) => {
@@ -37,20 +41,39 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     Ok(())
 }
 
-/// An image in the words of `docker inspect`.
-fn describe(session: &Session, text: &str) -> Result<Value, Failure> {
-    let image = session.image(text)?;
-    let names = session.store.names_of(&image.id)?;
-    let config = session.store.image_config(&image.id)?.into_value();
-    let digests: Vec<String> = match &image.manifest {
+/// An image in the words of `docker inspect`. Of several platforms the chosen one is described, and all are listed.
+fn describe(session: &Session, text: &str, platform: Option<&Platform>) -> Result<Value, Failure> {
+    let whole = session.image(text)?;
+    let (id, image, listed) = match (&whole, platform) {
+        (StoredImage::Index(index), None) => {
+            let chosen = index.select(&Platform::host()).or(index.members.first());
+            let gone = || Failure::environment(format!("the images of `{text}` are gone"));
+            let chosen = chosen.ok_or_else(gone)?;
+            let image = session.store.image(&chosen.image)?.ok_or_else(gone)?;
+            (index.id, image, Some(index))
+        }
+        _ => {
+            let StoredImage::Image(image) = session.part(text, platform)? else {
+                unreachable!("a platform chooses one image")
+            };
+            (image.id, image, None)
+        }
+    };
+    let names = session.store.names_of(&whole.id())?;
+    let config = session.store.image_config(&image.config)?.into_value();
+    let digest = match listed {
+        Some(index) => index.manifest.as_ref(),
+        None => image.manifest.as_ref(),
+    };
+    let digests: Vec<String> = match digest {
         Some(manifest) => names
             .iter()
             .map(|name| format!("{}@{}", name.familiar_name(), manifest.digest))
             .collect(),
         None => Vec::new(),
     };
-    Ok(json!({
-        "Id": image.id,
+    let mut value = json!({
+        "Id": id,
         "RepoTags": names.iter().map(Reference::familiar).collect::<Vec<_>>(),
         "RepoDigests": digests,
         "Created": config.created,
@@ -58,9 +81,15 @@ fn describe(session: &Session, text: &str) -> Result<Value, Failure> {
         "Architecture": config.platform.architecture,
         "Variant": config.platform.variant,
         "Os": config.platform.os,
-        "Size": image.size,
+        "Size": whole.size(),
         "Config": config.config,
         "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
         "History": config.history,
-    }))
+        "Annotations": listed.map_or(&image.annotations, |index| &index.annotations),
+    });
+    if let Some(index) = listed {
+        let member = |member: &Member| json!({ "Platform": member.platform, "Id": member.image, "Annotations": member.annotations });
+        value["Manifests"] = index.members.iter().map(member).collect();
+    }
+    Ok(value)
 }

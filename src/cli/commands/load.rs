@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::failure::Failure;
-use crate::cli::session::{GlobalOptions, Session, default_platform};
+use crate::cli::session::{GlobalOptions, Session};
 use crate::export;
 use crate::oci::Platform;
 
@@ -16,6 +16,9 @@ pub(in crate::cli) struct Arguments {
     /// The file, or the directory of an OCI layout; by default standard input.
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
+    /// Of images for several platforms, read what is for this one alone.
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
     /// Print nothing but ids.
     #[arg(short, long)]
     quiet: bool,
@@ -24,15 +27,15 @@ pub(in crate::cli) struct Arguments {
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
     let session = Session::open(global)?;
     let store = &session.store;
-    let platform = default_platform()?.unwrap_or_else(Platform::host);
+    let platform = arguments.platform.as_ref();
     let loaded = match &arguments.input {
-        Some(path) if path.is_dir() => export::load_directory(store, &platform, path)?,
+        Some(path) if path.is_dir() => export::load_directory(store, platform, path)?,
         Some(path) => {
             let file =
                 File::open(path).map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
-            export::load(store, &platform, file)?
+            export::load(store, platform, file)?
         }
-        None => export::load(store, &platform, std::io::stdin())?,
+        None => export::load(store, platform, std::io::stdin())?,
     };
     store.sync()?;
     for image in &loaded {

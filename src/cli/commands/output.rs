@@ -8,9 +8,10 @@ use std::str::FromStr;
 use crate::cli::failure::Failure;
 use crate::cli::session::Session;
 use crate::export::{self, Compression, ExportError, NamedImage, Ownership};
-use crate::oci::Reference;
-use crate::pipeline::Built;
+use crate::oci::{Descriptor, Digest, Platform, Reference};
+use crate::pipeline::{Built, PlatformImage, Shape};
 use crate::progress::{Event, Progress};
+use crate::snapshot::Tree;
 
 /// One `--output`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Output {
     kind: Kind,
     destination: Destination,
     compression: Option<Compression>,
+    /// Whether each platform's files get a directory of their own; by default where there are several.
+    platform_split: Option<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +54,7 @@ impl FromStr for Output {
                 kind: Kind::Tar,
                 destination: Destination::Stdout,
                 compression: None,
+                platform_split: None,
             });
         }
         if !text.contains('=') {
@@ -58,9 +62,11 @@ impl FromStr for Output {
                 kind: Kind::Local,
                 destination: Destination::Path(text.into()),
                 compression: None,
+                platform_split: None,
             });
         }
         let (mut kind, mut destination, mut compression, mut as_directory) = (None, None, None, false);
+        let mut platform_split = None;
         for field in text.split(',') {
             let (key, value) = field.split_once('=').ok_or_else(|| format!("`{field}` has no value"))?;
             match (key, value) {
@@ -75,7 +81,14 @@ impl FromStr for Output {
                 ("tar", "false") => as_directory = true,
                 ("tar", "true") => as_directory = false,
                 ("compression", name) => compression = Some(compression_named(name)?),
-                (other, _) => return Err(format!("`{other}` is not one of type, dest, tar and compression")),
+                ("platform-split", "true") => platform_split = Some(true),
+                ("platform-split", "false") => platform_split = Some(false),
+                (other, _) => {
+                    let known = "type, dest, tar, compression and platform-split";
+                    return Err(format!(
+                        "`{field}`: `{other}` is not one of {known}, or has no such value"
+                    ));
+                }
             }
         }
         let kind = match kind.ok_or("an output needs a type: oci, docker, tar, local or image")? {
@@ -94,6 +107,7 @@ impl FromStr for Output {
             kind,
             destination,
             compression,
+            platform_split,
         })
     }
 }
@@ -108,57 +122,126 @@ pub(super) fn compression_named(name: &str) -> Result<Compression, String> {
     }
 }
 
-/// Writes a build's outputs, one after the other.
+/// Writes a build's outputs, one after the other. The descriptor under which a layout has the result, where one was
+/// written.
 pub(super) fn write_outputs(
     outputs: &[Output],
     session: &Session,
     built: &Built,
     names: &[Reference],
     progress: &dyn Progress,
-) -> Result<(), Failure> {
-    let image = NamedImage {
-        id: built.image.id,
-        names: names.to_vec(),
-    };
-    outputs
-        .iter()
-        .try_for_each(|output| write(output, session, built, &image, progress))
+) -> Result<Option<Descriptor>, Failure> {
+    let mut written = None;
+    for output in outputs {
+        let job = Job {
+            output,
+            session,
+            built,
+            names,
+            progress,
+        };
+        job.write()?;
+        if matches!(output.kind, Kind::Oci | Kind::OciDirectory) {
+            let Session { store, snapshotter, .. } = session;
+            let documents = export::documents(store, snapshotter, &built.id, output.compression)?;
+            let mut descriptor = documents.top().0.clone();
+            descriptor.annotations.extend(built.annotations.clone());
+            written = Some(descriptor);
+        }
+    }
+    Ok(written)
 }
 
-fn write(
-    output: &Output,
-    session: &Session,
-    built: &Built,
-    image: &NamedImage,
-    progress: &dyn Progress,
-) -> Result<(), Failure> {
-    let Session { store, snapshotter, .. } = session;
-    let images = std::slice::from_ref(image);
-    let (compression, epoch) = (output.compression, built.epoch);
-    match (output.kind, &output.destination) {
-        (Kind::Image, _) => Ok(()),
-        (Kind::Oci, to) => to_stream(to, |out| {
-            export::oci_archive(store, snapshotter, images, compression, epoch, out)
-        }),
-        (Kind::Docker, to) => to_stream(to, |out| export::docker_archive(store, snapshotter, images, epoch, out)),
-        (Kind::Tar, to) => to_stream(to, |out| export::tree_archive(snapshotter, built.snapshot, epoch, out)),
-        (Kind::OciDirectory, Destination::Path(path)) => {
-            Ok(export::oci_directory(store, snapshotter, images, compression, path)?)
+/// One output of one build.
+struct Job<'a> {
+    output: &'a Output,
+    session: &'a Session,
+    built: &'a Built,
+    names: &'a [Reference],
+    progress: &'a dyn Progress,
+}
+
+impl Job<'_> {
+    fn write(&self) -> Result<(), Failure> {
+        let Session { store, snapshotter, .. } = self.session;
+        let images = [NamedImage {
+            annotations: self.built.annotations.clone(),
+            ..NamedImage::new(self.built.id, self.names.to_vec())
+        }];
+        let compression = self.output.compression;
+        let epoch = self.built.images.first().and_then(|image| image.epoch);
+        match (self.output.kind, &self.output.destination) {
+            (Kind::Image, _) => Ok(()),
+            (Kind::Oci, to) => to_stream(to, |out| {
+                export::oci_archive(store, snapshotter, &images, compression, epoch, out)
+            }),
+            (Kind::OciDirectory, Destination::Path(path)) => {
+                Ok(export::oci_directory(store, snapshotter, &images, compression, path)?)
+            }
+            (Kind::Docker, to) => {
+                let images = [NamedImage::new(self.for_docker()?, self.names.to_vec())];
+                to_stream(to, |out| {
+                    export::docker_archive(store, snapshotter, &images, epoch, out)
+                })
+            }
+            (Kind::Tar, to) => self.tar(to),
+            (Kind::Local, Destination::Path(path)) => self.local(path),
+            (Kind::OciDirectory | Kind::Local, Destination::Stdout) => unreachable!("refused when it was parsed"),
         }
-        (Kind::Local, Destination::Path(path)) => {
-            let ownership = if session.is_root() {
-                Ownership::Keep
-            } else {
-                Ownership::Caller
-            };
-            for omission in export::tree_directory(snapshotter, built.snapshot, epoch, ownership, path)? {
-                progress.report(Event::Warning {
+    }
+
+    /// The one image that a docker archive has room for: of several platforms this machine's.
+    fn for_docker(&self) -> Result<Digest, Failure> {
+        let images = &self.built.images;
+        let host = Platform::host();
+        let own = images.iter().find(|image| image.platform.satisfies(&host));
+        match (images.as_slice(), own) {
+            ([only], _) => Ok(only.image.id),
+            (_, Some(own)) => Ok(own.image.id),
+            (_, None) => Err(
+                Failure::usage(format!("a docker archive holds one platform, and {host} is not built"))
+                    .hint("write an OCI archive, type=oci"),
+            ),
+        }
+    }
+
+    /// The directory of each platform's files; empty where there is one platform and nobody asked for directories.
+    fn parts(&self) -> Vec<(String, &PlatformImage)> {
+        let split = self.output.platform_split.unwrap_or(self.built.shape == Shape::Index);
+        let part = |image: &PlatformImage| match split {
+            true => image.platform.to_string().replace('/', "_"),
+            false => String::new(),
+        };
+        self.built.images.iter().map(|image| (part(image), image)).collect()
+    }
+
+    fn tar(&self, to: &Destination) -> Result<(), Failure> {
+        let parts = self.parts();
+        let trees: Vec<Tree<'_>> = parts
+            .iter()
+            .map(|(directory, image)| Tree {
+                directory,
+                snapshot: image.snapshot,
+                epoch: image.epoch,
+            })
+            .collect();
+        to_stream(to, |out| export::tree_archive(&self.session.snapshotter, &trees, out))
+    }
+
+    fn local(&self, destination: &Path) -> Result<(), Failure> {
+        let ownership = match self.session.is_root() {
+            true => Ownership::Keep,
+            false => Ownership::Caller,
+        };
+        for (part, image) in self.parts() {
+            let (path, snapshotter) = (destination.join(part), &self.session.snapshotter);
+            for omission in export::tree_directory(snapshotter, image.snapshot, image.epoch, ownership, &path)? {
+                self.progress.report(Event::Warning {
                     message: format!("left out of {}: {} ({})", path.display(), omission.path, omission.what),
                 });
             }
-            Ok(())
         }
-        (Kind::OciDirectory | Kind::Local, Destination::Stdout) => unreachable!("refused when it was parsed"),
+        Ok(())
     }
 }
 
@@ -221,6 +304,7 @@ mod tests {
             kind,
             destination: Destination::Path(path.into()),
             compression: None,
+            platform_split: None,
         };
         assert_eq!("type=oci,dest=a.tar".parse(), Ok(output(Kind::Oci, "a.tar")));
         assert_eq!("type=oci,dest=a,tar=false".parse(), Ok(output(Kind::OciDirectory, "a")));

@@ -155,7 +155,8 @@ fn document(forecast: &Forecast) -> Value {
         step
     };
     let steps: Vec<Value> = steps(forecast).map(step).collect();
-    json!({ "result": forecast.result.map(number), "steps": steps })
+    let results: Vec<usize> = forecast.results.iter().copied().map(number).collect();
+    json!({ "results": results, "steps": steps })
 }
 
 /// The edges between the steps that are shown.

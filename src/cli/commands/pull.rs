@@ -7,14 +7,15 @@ use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::progress::{Style, renderer};
 use crate::cli::session::{GlobalOptions, Session, default_platform};
 use crate::oci::{Platform, Reference};
-use crate::pull::PullPolicy;
+use crate::progress::{Event, Progress};
+use crate::pull::{PullPolicy, ResolvedImage};
 
 /// Fetch images from their registries.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Arguments {
-    /// The platform, such as linux/arm64; by default this machine's.
-    #[arg(long, value_name = "OS/ARCH")]
-    platform: Option<Platform>,
+    /// The platforms, such as linux/arm64; by default this machine's. Several are kept under the one name.
+    #[arg(long = "platform", value_name = "OS/ARCH", value_delimiter = ',')]
+    platforms: Vec<Platform>,
     /// Show nothing but the images' ids.
     #[arg(short, long)]
     quiet: bool,
@@ -27,18 +28,37 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     let session = Session::open(global)?;
     let cancel = cancel_on_signals()?;
     let progress = renderer(if arguments.quiet { Style::Quiet } else { Style::Auto });
-    let platform = match &arguments.platform {
-        Some(platform) => platform.clone(),
-        None => default_platform()?.unwrap_or_else(Platform::host),
+    let asked: Vec<Platform> = match arguments.platforms.as_slice() {
+        [] => default_platform()?.into_iter().collect(),
+        some => some.to_vec(),
     };
     let puller = session.puller(&cancel);
     let _in_use = session.store.in_use()?;
     for reference in &arguments.images {
-        let image = puller.resolve(reference, &platform, PullPolicy::Always)?;
-        puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
+        if asked.is_empty() {
+            let image = puller.resolve(reference, &Platform::host(), PullPolicy::Always)?;
+            warn_of_platform(&image, &*progress);
+            puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
+            println!("{}", image.id);
+        }
+        for platform in &asked {
+            let image = puller.resolve(reference, platform, PullPolicy::Always)?;
+            image.require(platform)?;
+            puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
+            println!("{}", image.id);
+        }
         session.store.sync()?;
-        session.store.tag(reference, image.id)?;
-        println!("{}", image.id);
     }
     Ok(())
+}
+
+/// An image that is for another machine is what there is, and seldom what was meant.
+pub(super) fn warn_of_platform(image: &ResolvedImage, progress: &dyn Progress) {
+    let (own, host) = (image.platform(), Platform::host());
+    if !own.satisfies(&host) {
+        let own = own.clone().bare().normalized();
+        let name = image.reference.familiar();
+        let message = format!("image {name} is for {own}, and this machine is {host}; --platform says which is wanted");
+        progress.report(Event::Warning { message });
+    }
 }

@@ -9,7 +9,8 @@ use crate::store::Keep;
 
 /// Remove images, by name, by id, or by the beginning of an id.
 ///
-/// A name is taken from its image; an image without another name is removed. Results of build steps stay in the cache.
+/// A name is taken from its image; an image without another name is removed, and with an image for several platforms
+/// those of each. Results of build steps stay in the cache.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Arguments {
     /// Take away all of an image's names.
@@ -31,11 +32,12 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
 
 fn remove(text: &str, force: bool, session: &Session) -> Result<(), Failure> {
     let image = session.image(text)?;
-    let names = session.store.names_of(&image.id)?;
+    let id = image.id();
+    let names = session.store.names_of(&id)?;
     let named: Option<Reference> = text.parse().ok().filter(|name| names.contains(name));
     if named.is_none() && names.len() > 1 && !force {
         let names: Vec<String> = names.iter().map(Reference::familiar).collect();
-        let message = format!("image {} has several names: {}", image.id.short(), names.join(", "));
+        let message = format!("image {} has several names: {}", id.short(), names.join(", "));
         return Err(Failure::usage(message).hint("remove a name, or all with --force"));
     }
     let taken = match named {
@@ -46,9 +48,20 @@ fn remove(text: &str, force: bool, session: &Session) -> Result<(), Failure> {
         session.store.untag(name)?;
         println!("Untagged: {}", name.familiar());
     }
-    if taken.len() == names.len() {
-        session.store.remove_image(&image.id)?;
-        println!("Deleted: {}", image.id);
+    if taken.len() < names.len() {
+        return Ok(());
+    }
+    let removed = session.store.remove_image(&id)?;
+    for id in &removed {
+        println!("Deleted: {id}");
+    }
+    if removed.is_empty() && taken.is_empty() {
+        let indexes = session.store.indexes_of(&id)?;
+        let index = indexes
+            .first()
+            .map_or_else(String::new, |index| format!(" {}", index.short()));
+        let message = format!("image {} is part of the index{index}, which is still there", id.short());
+        return Err(Failure::usage(message).hint("remove the index, and its images go with it"));
     }
     Ok(())
 }

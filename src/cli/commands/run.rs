@@ -10,6 +10,7 @@ use clap::Args;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use super::build::{Network, Pull, extra_host};
+use super::pull::warn_of_platform;
 use crate::cancel::Cancel;
 use crate::cli::failure::{Failure, Fault};
 use crate::cli::progress::{Style, renderer};
@@ -91,6 +92,9 @@ fn run_container(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCod
     let puller = session.puller(&cancel);
     let image = find_image(&arguments, &session, &puller)?;
     let progress = renderer(Style::Auto);
+    if arguments.platform.is_none() {
+        warn_of_platform(&image, &*progress);
+    }
     let snapshot = puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
     let options = options(&arguments, &image)?;
     let streams = streams(&arguments)?;
@@ -120,28 +124,30 @@ fn find_image(
     puller: &crate::pull::Puller,
 ) -> Result<ResolvedImage, Failure> {
     let policy = PullPolicy::from(Some(arguments.pull));
+    let asked = match &arguments.platform {
+        Some(platform) => Some(platform.clone()),
+        None => default_platform()?,
+    };
+    let wanted = asked.clone().unwrap_or_else(Platform::host);
     if policy != PullPolicy::Always
-        && let Some(record) = session.store.find_image(&arguments.image)?
+        && let Some(stored) = session.store.find_image(&arguments.image)?
     {
-        let config = session.store.image_config(&record.id)?;
-        let reference = arguments.image.parse().or_else(|_| record.id.hex().parse());
+        let reference = arguments.image.parse().or_else(|_| stored.id().hex().parse());
         let reference = reference.map_err(|error| Failure::usage(format!("{error}")))?;
-        return Ok(ResolvedImage {
-            reference,
-            id: record.id,
-            config,
-            manifest: record.manifest,
-        });
+        let local = puller.resolve_stored(&reference, stored, &wanted)?;
+        if let Some(local) = local.filter(|local| asked.is_none() || local.require(&wanted).is_ok()) {
+            return Ok(local);
+        }
     }
     let reference = arguments
         .image
         .parse()
         .map_err(|error| Failure::usage(format!("{error}")))?;
-    let platform = match &arguments.platform {
-        Some(platform) => platform.clone(),
-        None => default_platform()?.unwrap_or_else(Platform::host),
-    };
-    Ok(puller.resolve(&reference, &platform, policy)?)
+    let image = puller.resolve(&reference, &wanted, policy)?;
+    if asked.is_some() {
+        image.require(&wanted)?;
+    }
+    Ok(image)
 }
 
 fn options(arguments: &Arguments, image: &ResolvedImage) -> Result<RunOptions, Failure> {

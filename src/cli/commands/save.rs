@@ -6,8 +6,10 @@ use clap::{Args, ValueEnum};
 
 use super::output::{to_file, to_stdout};
 use crate::cli::failure::Failure;
-use crate::cli::session::{GlobalOptions, Session};
+use crate::cli::session::{GlobalOptions, Session, default_platform};
 use crate::export::{self, NamedImage};
+use crate::oci::Platform;
+use crate::store::StoredImage;
 
 /// Write images to an archive.
 #[derive(Debug, Args)]
@@ -18,6 +20,9 @@ pub(in crate::cli) struct Arguments {
     /// The archive's format.
     #[arg(long, default_value = "docker-archive", value_name = "FORMAT")]
     format: Format,
+    /// Write what is for this platform alone. A docker archive has room for one: by default this machine's.
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
     /// The images: names, ids, or beginnings of ids.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -40,7 +45,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     let images = arguments
         .images
         .iter()
-        .map(|text| named(&session, text))
+        .map(|text| named(&session, text, arguments))
         .collect::<Result<Vec<_>, Failure>>()?;
     let write = |out: &mut dyn std::io::Write| match arguments.format {
         Format::OciArchive => export::oci_archive(store, snapshotter, &images, None, None, out),
@@ -57,12 +62,16 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
 }
 
 /// The image, with the name that was given, or with all of its names where an id was given.
-fn named(session: &Session, text: &str) -> Result<NamedImage, Failure> {
-    let image = session.image(text)?;
-    let names = session.store.names_of(&image.id)?;
+fn named(session: &Session, text: &str, arguments: &Arguments) -> Result<NamedImage, Failure> {
+    let whole = session.image(text)?;
+    let part = match (&arguments.platform, arguments.format, &whole) {
+        (None, Format::DockerArchive, StoredImage::Index(_)) => {
+            let platform = default_platform()?.unwrap_or_else(Platform::host);
+            session.part(text, Some(&platform))?
+        }
+        (platform, _, _) => session.part(text, platform.as_ref())?,
+    };
+    let names = session.store.names_of(&whole.id())?;
     let given = text.parse().ok().filter(|name| names.contains(name));
-    Ok(NamedImage {
-        id: image.id,
-        names: given.map_or(names, |name| vec![name]),
-    })
+    Ok(NamedImage::new(part.id(), given.map_or(names, |name| vec![name])))
 }

@@ -18,5 +18,5 @@ pub(in crate::cli) struct Arguments {
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
     let session = Session::open(global)?;
     let image = session.image(&arguments.source)?;
-    Ok(session.store.tag(&arguments.target, image.id)?)
+    Ok(session.store.tag(&arguments.target, image.id())?)
 }

@@ -135,6 +135,15 @@ impl<'s> Bundle<'s> {
         }
     }
 
+    /// Whether there is such a blob. It may still turn out to be damaged.
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        let on_disk = |directory: &Rootfs| {
+            let path = ContainerPath::new(format!("blobs/sha256/{}", digest.hex()));
+            path.is_ok_and(|path| directory.open_regular(&path).is_ok())
+        };
+        self.blobs.contains_key(digest) || self.directory.as_ref().is_some_and(on_disk)
+    }
+
     /// A blob that is a small document.
     pub(super) fn read(&mut self, digest: &Digest) -> Result<Vec<u8>> {
         let blob = self.blob(digest)?;

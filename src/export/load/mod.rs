@@ -4,25 +4,22 @@
 //! number of layers, names.
 
 mod bundle;
+mod find;
 
 use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::Path;
 
 use rayon::prelude::*;
-use serde::Deserialize;
 
 use super::compress::Compression;
 use super::error::{ExportError, Result};
-use super::{CONTAINERD_NAME, REF_NAME};
-use crate::oci::{
-    Descriptor, DiffId, Digest, DigestWriter, ImageConfig, ImageManifest, ManifestOrIndex, Platform, Raw, Reference,
-    media_type,
-};
+use crate::oci::{Descriptor, DiffId, Digest, DigestWriter, ImageConfig, Platform, Raw, Reference};
 use crate::snapshot::Limits;
-use crate::store::{ImageRecord, StagedBlob, Store};
+use crate::store::{ImageRecord, Member, StagedBlob, Store};
 
 use bundle::{Bundle, refused};
+use find::{Content, Entry, Found};
 
 /// An image that was loaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,21 +30,15 @@ pub struct Loaded {
     pub names: Vec<Reference>,
 }
 
-/// The most images of one archive that are read.
-const MOST_IMAGES: usize = 1000;
 /// The most layers of an image that are read: as many as a manifest may list.
 const MOST_LAYERS: usize = 4096;
-/// An index may list indexes, as `docker save` writes them; not these again.
-const DEEPEST_INDEX: usize = 2;
-/// The annotation by which BuildKit marks what describes another manifest and is no image.
-const ATTESTATION: &str = "vnd.docker.reference.type";
 
-/// Loads every image of an OCI archive or docker archive, compressed or not. Of an image for several platforms the one
-/// for `platform` is taken.
+/// Loads every image of an OCI archive or docker archive, compressed or not. Of an image for several platforms all that
+/// are there are taken, or the one for `platform`.
 ///
 /// # Errors
 /// What makes the archive unacceptable; then the store is as it was.
-pub fn load(store: &Store, platform: &Platform, archive: impl Read + Send) -> Result<Vec<Loaded>> {
+pub fn load(store: &Store, platform: Option<&Platform>, archive: impl Read + Send) -> Result<Vec<Loaded>> {
     let _in_use = store.in_use()?;
     load_bundle(store, platform, Bundle::read_archive(store, archive)?)
 }
@@ -56,18 +47,9 @@ pub fn load(store: &Store, platform: &Platform, archive: impl Read + Send) -> Re
 ///
 /// # Errors
 /// What makes the layout unacceptable; then the store is as it was.
-pub fn load_directory(store: &Store, platform: &Platform, directory: &Path) -> Result<Vec<Loaded>> {
+pub fn load_directory(store: &Store, platform: Option<&Platform>, directory: &Path) -> Result<Vec<Loaded>> {
     let _in_use = store.in_use()?;
     load_bundle(store, platform, Bundle::open_directory(store, directory)?)
-}
-
-/// An image whose parts are known and not verified yet.
-struct Found {
-    config: Digest,
-    /// Lowest first.
-    layers: Vec<Digest>,
-    manifest: Option<Descriptor>,
-    names: Vec<Reference>,
 }
 
 /// An image whose parts fit together.
@@ -78,132 +60,43 @@ struct Verified {
     layers: Vec<(u64, Compression)>,
 }
 
-fn load_bundle(store: &Store, platform: &Platform, mut bundle: Bundle<'_>) -> Result<Vec<Loaded>> {
-    let found = match bundle.document("index.json")? {
-        Some(index) => find_in_index(&mut bundle, platform, index)?,
-        None => match bundle.document("manifest.json")? {
-            Some(manifest) => find_in_docker_manifest(&bundle, &manifest)?,
-            None => return Err(ExportError::NoImageArchive),
-        },
-    };
-    let verified: Result<Vec<_>> = found.into_iter().map(|image| verify(&mut bundle, image)).collect();
-    verified?
-        .into_iter()
-        .map(|image| publish(store, &mut bundle, image))
-        .collect()
-}
-
-fn find_in_index(bundle: &mut Bundle<'_>, platform: &Platform, index: Vec<u8>) -> Result<Vec<Found>> {
-    let digest = Digest::of(&index);
-    let parsed = ManifestOrIndex::parse(index, Some(media_type::INDEX));
-    let ManifestOrIndex::Index(index) = parsed.map_err(|source| ExportError::Manifest { digest, source })? else {
-        return Err(refused(b"index.json", "is no index"));
-    };
-    let images = &index.value().manifests;
-    if images.len() > MOST_IMAGES {
-        return Err(refused(b"index.json", "lists too many images"));
+fn load_bundle(store: &Store, platform: Option<&Platform>, mut bundle: Bundle<'_>) -> Result<Vec<Loaded>> {
+    let Content { images, entries } = find::find(&mut bundle, platform)?;
+    let verified: Result<Vec<_>> = images.into_iter().map(|image| verify(&mut bundle, image)).collect();
+    let mut published = Vec::new();
+    for image in verified? {
+        published.push(publish(store, &mut bundle, image)?);
     }
-    let mut found: Vec<Found> = Vec::new();
-    for descriptor in images
-        .iter()
-        .filter(|image| !image.annotations.contains_key(ATTESTATION))
-    {
-        let (chosen, manifest) = resolve(bundle, platform, descriptor, 0)?;
-        let names = names_of(descriptor)?;
-        match found
-            .iter_mut()
-            .find(|image| image.manifest.as_ref().is_some_and(|own| own.digest == chosen.digest))
-        {
-            Some(image) => image.names.extend(names),
-            None => found.push(Found {
-                config: manifest.config.digest,
-                layers: manifest.layers.iter().map(|layer| layer.digest).collect(),
-                manifest: Some(chosen),
-                names,
-            }),
-        }
-    }
-    Ok(found)
+    let name = |entry| name(store, &mut bundle, &published, entry);
+    entries.into_iter().map(name).collect()
 }
 
-/// The manifest that a descriptor leads to, perhaps by way of an index.
-fn resolve(
-    bundle: &mut Bundle<'_>,
-    platform: &Platform,
-    descriptor: &Descriptor,
-    depth: usize,
-) -> Result<(Descriptor, ImageManifest)> {
-    let digest = descriptor.digest;
-    let parsed = ManifestOrIndex::parse(bundle.read(&digest)?, Some(&descriptor.media_type));
-    let subject = digest.to_string();
-    match parsed.map_err(|source| ExportError::Manifest { digest, source })? {
-        ManifestOrIndex::Manifest(manifest) => {
-            let size = manifest.bytes().len() as u64;
-            let kind = manifest.value().media_type.clone();
-            let kind = kind.unwrap_or_else(|| descriptor.media_type.clone());
-            Ok((Descriptor::new(&kind, digest, size), manifest.into_value()))
+/// Names what is in the store by now: an image, or an index of several.
+fn name(store: &Store, bundle: &mut Bundle<'_>, published: &[(Digest, Platform)], entry: Entry) -> Result<Loaded> {
+    let id = match (entry.index, entry.listed.as_slice()) {
+        (None, [only]) => published[only.image].0,
+        (index, listed) => {
+            let index = index.unwrap_or_default();
+            if let Some(document) = &index.document {
+                bundle.blob(&document.digest)?.publish()?;
+            }
+            let members = listed.iter().map(|listed| {
+                let (image, platform) = &published[listed.image];
+                Member {
+                    platform: listed.platform.clone().unwrap_or_else(|| platform.clone()),
+                    image: *image,
+                    annotations: listed.annotations.clone(),
+                }
+            });
+            store
+                .put_index(members.collect(), index.annotations, index.document)?
+                .id
         }
-        ManifestOrIndex::Index(_) if depth == DEEPEST_INDEX => {
-            Err(refused(subject.as_bytes(), "is an index in an index in an index"))
-        }
-        ManifestOrIndex::Index(index) => {
-            let selected = index.value().select(platform);
-            let selected = selected.ok_or_else(|| refused(subject.as_bytes(), "has no image for this platform"))?;
-            resolve(bundle, platform, selected, depth + 1)
-        }
-    }
-}
-
-/// The names that a layout's annotations give. A tag alone names nothing.
-fn names_of(descriptor: &Descriptor) -> Result<Vec<Reference>> {
-    let whole = descriptor.annotations.get(CONTAINERD_NAME);
-    let reference = descriptor
-        .annotations
-        .get(REF_NAME)
-        .filter(|name| name.contains(['/', ':']));
-    let Some(name) = whole.or(reference) else {
-        return Ok(Vec::new());
     };
-    Ok(vec![name.parse().map_err(ExportError::Name)?])
-}
-
-/// One image in `manifest.json`.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct DockerImage {
-    config: String,
-    repo_tags: Option<Vec<String>>,
-    layers: Option<Vec<String>>,
-}
-
-fn find_in_docker_manifest(bundle: &Bundle<'_>, manifest: &[u8]) -> Result<Vec<Found>> {
-    let images: Vec<DockerImage> = serde_json::from_slice(manifest).map_err(|source| ExportError::Document {
-        document: "manifest.json".into(),
-        source,
-    })?;
-    if images.len() > MOST_IMAGES {
-        return Err(refused(b"manifest.json", "lists too many images"));
+    for name in &entry.names {
+        store.tag(name, id)?;
     }
-    let file = |name: &String| {
-        let found = bundle.digest_of(name);
-        found.ok_or_else(|| refused(name.as_bytes(), "is referred to and is not there"))
-    };
-    let find = |image: DockerImage| {
-        let names = image.repo_tags.unwrap_or_default();
-        let names: std::result::Result<_, _> = names.iter().map(|name| name.parse()).collect();
-        Ok(Found {
-            config: file(&image.config)?,
-            layers: image
-                .layers
-                .unwrap_or_default()
-                .iter()
-                .map(file)
-                .collect::<Result<_>>()?,
-            manifest: None,
-            names: names.map_err(ExportError::Name)?,
-        })
-    };
-    images.into_iter().map(find).collect()
+    Ok(Loaded { id, names: entry.names })
 }
 
 fn verify(bundle: &mut Bundle<'_>, found: Found) -> Result<Verified> {
@@ -258,7 +151,8 @@ fn verify_layer(number: usize, blob: &StagedBlob, expected: DiffId) -> Result<(u
     }
 }
 
-fn publish(store: &Store, bundle: &mut Bundle<'_>, image: Verified) -> Result<Loaded> {
+/// Puts an image into the store, without a name. Its id, and what it is for.
+fn publish(store: &Store, bundle: &mut Bundle<'_>, image: Verified) -> Result<(Digest, Platform)> {
     let Verified { found, config, layers } = image;
     let manifest = found.manifest.iter().map(|manifest| manifest.digest);
     let parts: HashSet<Digest> = found
@@ -275,17 +169,9 @@ fn publish(store: &Store, bundle: &mut Bundle<'_>, image: Verified) -> Result<Lo
         let size = bundle.blob(blob)?.size();
         store.record_layer_blob(*layer, &Descriptor::new(compression.media_type(), *blob, size))?;
     }
-    store.put_image(&ImageRecord {
-        id: found.config,
-        manifest: found.manifest,
-        created: config.created.and_then(|created| created.unix_seconds()).unwrap_or(0),
-        size: layers.iter().map(|(size, _)| size).sum(),
-    })?;
-    for name in &found.names {
-        store.tag(name, found.config)?;
-    }
-    Ok(Loaded {
-        id: found.config,
-        names: found.names,
-    })
+    let created = config.created.and_then(|created| created.unix_seconds()).unwrap_or(0);
+    let size = layers.iter().map(|(size, _)| size).sum();
+    let record = ImageRecord::new(found.config, created, size).with_manifest(found.manifest);
+    store.put_image(&record)?;
+    Ok((record.id, config.platform.bare().normalized()))
 }

@@ -11,7 +11,7 @@ use crate::cli::commands::output::Output;
 use crate::cli::progress::Style;
 use crate::cli::secrets::SecretArgument;
 use crate::graph::NetworkMode;
-use crate::oci::{Platform, Reference};
+use crate::oci::{Platform, PlatformError, Reference};
 use crate::pull::PullPolicy;
 
 /// Build an image from a Dockerfile.
@@ -38,12 +38,22 @@ pub(in crate::cli) struct Arguments {
     /// The stage to build; by default the last one.
     #[arg(long, value_name = "STAGE")]
     pub(super) target: Option<String>,
-    /// The platform to build for, such as linux/amd64; by default this machine's.
-    #[arg(long, value_name = "OS/ARCH")]
-    pub(super) platform: Option<Platform>,
+    /// The platforms to build for, such as linux/amd64,linux/arm64; by default this machine's, which is also `local`.
+    /// Several give an image index.
+    #[arg(
+        long = "platform",
+        value_name = "OS/ARCH",
+        value_delimiter = ',',
+        value_parser = platform_or_local
+    )]
+    pub(super) platforms: Vec<Platform>,
     /// Set a label on the image, `name=value`.
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub(super) labels: Vec<String>,
+    /// Annotate the manifest, `key=value`; or another document, `index:key=value`, `manifest[linux/arm64]:key=value`,
+    /// `manifest-descriptor:…`, `index-descriptor:…`.
+    #[arg(long = "annotation", value_name = "[TYPE:]KEY=VALUE")]
+    pub(super) annotations: Vec<String>,
     /// Run every step, whatever the cache knows.
     #[arg(long)]
     pub(super) no_cache: bool,
@@ -95,6 +105,14 @@ pub(in crate::cli) struct Arguments {
     pub(super) check: bool,
     #[command(flatten)]
     pub(super) accepted: Accepted,
+}
+
+/// A platform, or the machine's own.
+fn platform_or_local(text: &str) -> Result<Platform, PlatformError> {
+    match text {
+        "local" => Ok(Platform::host()),
+        text => text.parse(),
+    }
 }
 
 /// What docker's builders take and this one has no use for: accepted, so that scripts keep working.

@@ -1,15 +1,19 @@
 //! `builder build`.
 //!
-//! `arguments` is what may be typed, `dockerfile` where the Dockerfile comes from, `options` what the plan is told.
+//! `arguments` is what may be typed, `contexts` and `dockerfile` where things come from, `options` and `platforms` what the
+//! plan is told, `tell` what is said of the result.
 
 mod arguments;
 mod calls;
 mod contexts;
 mod dockerfile;
 mod options;
+mod platforms;
+mod tell;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub(in crate::cli) use arguments::Arguments;
@@ -17,6 +21,7 @@ pub(super) use arguments::{Network, Pull};
 pub(super) use dockerfile::find_dockerfile;
 pub(super) use options::extra_host;
 
+use self::dockerfile::DockerfileText;
 use super::output::write_outputs;
 use crate::cli::diagnostic::SourceFile;
 use crate::cli::failure::Failure;
@@ -25,77 +30,66 @@ use crate::cli::progress::{Style, renderer};
 use crate::cli::report;
 use crate::cli::secrets::Secrets;
 use crate::cli::session::{GlobalOptions, Session};
-use crate::oci::Reference;
+use crate::oci::Platform;
 use crate::parser::displayable;
-use crate::pipeline::{self, BuildRequest, Built, Forecast, Workshop};
-use crate::progress::{Event, Progress};
+use crate::pipeline::{self, Annotation, BuildRequest, Forecast, Shape, Workshop};
+use crate::planner::PlanOptions;
+use crate::progress::Event;
 
 pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
     let call = calls::wanted(&arguments);
-    let is_directory = contexts::is_directory(&arguments)?;
-    // What comes on standard input is read once, after the program has become what it works as.
-    let local = match is_directory && (call.is_some() || !dockerfile::is_on_standard_input(&arguments)) {
-        true => Some(dockerfile::read(&arguments)?),
-        false => None,
-    };
-    let (mut plan, contexts) = options::plan_options(&arguments)?;
-    let local = match (call, local) {
-        (Some(call), Some(dockerfile)) => return calls::run(call, &arguments, global, dockerfile, plan, &contexts),
-        (_, local) => local,
-    };
-    let secrets = Secrets::new(&arguments.secrets)?;
-    let session = Session::open(global)?;
-    let cancel = cancel_on_signals()?;
-    let progress = renderer(if arguments.quiet {
+    let mut asked = Asked::of(&arguments, call.is_some())?;
+    if let Some(call) = call
+        && let Some(dockerfile) = asked.dockerfile.take()
+    {
+        return calls::run(
+            call,
+            &arguments,
+            global,
+            dockerfile,
+            asked.plan_of_first(),
+            &asked.contexts,
+        );
+    }
+    let style = if arguments.quiet {
         Style::Quiet
     } else {
         arguments.progress
-    });
-    let puller = session.puller(&cancel);
-    let Session { store, snapshotter, .. } = &session;
-    let workshop = Workshop {
-        store,
-        snapshotter,
-        puller: &puller,
-        secrets: &secrets,
-        progress: &*progress,
-        cancel: &cancel,
     };
-    let dockerfile = match local {
-        Some(dockerfile) => dockerfile,
-        None => contexts::fetch(&arguments, &mut plan, workshop)?,
-    };
-    if let Some(call) = call {
-        return calls::run(call, &arguments, global, dockerfile, plan, &contexts);
-    }
-    let request = BuildRequest {
-        dockerfile_path: dockerfile.path.clone(),
-        dockerfile: dockerfile.bytes,
-        contexts,
-        plan,
-        pull: arguments.pull.into(),
-        names: arguments.tags.clone(),
-        jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),
-        variables: contexts::variables(),
-    };
-    let text = displayable(&request.dockerfile);
-    let source = SourceFile {
-        name: &dockerfile.name,
-        text: &text,
-    };
-    let built = pipeline::build(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
-    for message in report::warning_lines(&source, &built.warnings) {
-        progress.report(Event::Warning { message });
-    }
-    let progress: &dyn Progress = &*progress;
-    write_outputs(&arguments.outputs, &session, &built, &arguments.tags, progress)?;
-    if arguments.push {
-        for name in &arguments.tags {
-            super::push::push_image(&session, built.image.id, name, None, progress, &cancel)?;
+    at_work(&arguments, global, style, |session, workshop| {
+        let dockerfile = asked.fetch(&arguments, workshop)?;
+        if let Some(call) = call {
+            return calls::run(
+                call,
+                &arguments,
+                global,
+                dockerfile,
+                asked.plan_of_first(),
+                &asked.contexts,
+            );
         }
-    }
-    tell(&arguments, &built)?;
-    Ok(ExitCode::SUCCESS)
+        let name = dockerfile.name.clone();
+        let request = asked.request(&arguments, session, dockerfile);
+        let text = displayable(&request.dockerfile);
+        let source = SourceFile {
+            name: &name,
+            text: &text,
+        };
+        let built = pipeline::build(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
+        let progress = workshop.progress;
+        for message in report::warning_lines(&source, &built.warnings) {
+            progress.report(Event::Warning { message });
+        }
+        let mut sent = write_outputs(&arguments.outputs, session, &built, &arguments.tags, progress)?;
+        if arguments.push {
+            for name in &arguments.tags {
+                let pushed = super::push::push_image(session, built.id, name, None, progress, workshop.cancel)?;
+                sent = Some(pushed);
+            }
+        }
+        tell::tell(&arguments, &built, sent.as_ref())?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Hands what a build with these arguments would do to `tell`, together with the Dockerfile.
@@ -104,76 +98,110 @@ pub(super) fn foresee(
     global: &GlobalOptions,
     tell: impl FnOnce(&SourceFile<'_>, &Forecast),
 ) -> Result<(), Failure> {
-    let local = match contexts::is_directory(&arguments)? && !dockerfile::is_on_standard_input(&arguments) {
-        true => Some(dockerfile::read(&arguments)?),
-        false => None,
-    };
-    let (mut plan, contexts) = options::plan_options(&arguments)?;
+    let mut asked = Asked::of(&arguments, false)?;
+    at_work(&arguments, global, Style::Quiet, |session, workshop| {
+        let dockerfile = asked.fetch(&arguments, workshop)?;
+        let name = dockerfile.name.clone();
+        let request = asked.request(&arguments, session, dockerfile);
+        let text = displayable(&request.dockerfile);
+        let source = SourceFile {
+            name: &name,
+            text: &text,
+        };
+        let forecast = pipeline::foresee(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
+        tell(&source, &forecast);
+        Ok(())
+    })
+}
+
+/// Opens what a build works with, and works.
+fn at_work<T>(
+    arguments: &Arguments,
+    global: &GlobalOptions,
+    style: Style,
+    work: impl FnOnce(&Session, Workshop<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let secrets = Secrets::new(&arguments.secrets)?;
     let session = Session::open(global)?;
     let cancel = cancel_on_signals()?;
-    let progress = renderer(Style::Quiet);
+    let progress = renderer(style);
     let puller = session.puller(&cancel);
-    let Session { store, snapshotter, .. } = &session;
     let workshop = Workshop {
-        store,
-        snapshotter,
+        store: &session.store,
+        snapshotter: &session.snapshotter,
         puller: &puller,
         secrets: &secrets,
         progress: &*progress,
         cancel: &cancel,
     };
-    let dockerfile = match local {
-        Some(dockerfile) => dockerfile,
-        None => contexts::fetch(&arguments, &mut plan, workshop)?,
-    };
-    let request = BuildRequest {
-        dockerfile_path: dockerfile.path.clone(),
-        dockerfile: dockerfile.bytes,
-        contexts,
-        plan,
-        pull: arguments.pull.into(),
-        names: Vec::new(),
-        jobs: NonZeroUsize::MIN,
-        variables: contexts::variables(),
-    };
-    let text = displayable(&request.dockerfile);
-    let source = SourceFile {
-        name: &dockerfile.name,
-        text: &text,
-    };
-    let forecast = pipeline::foresee(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
-    tell(&source, &forecast);
-    Ok(())
+    work(&session, workshop)
 }
 
-fn tell(arguments: &Arguments, built: &Built) -> Result<(), Failure> {
-    let id = built.image.id.to_string();
-    if let Some(path) = &arguments.iidfile {
-        write_file(path, id.as_bytes())?;
-    }
-    if let Some(path) = &arguments.metadata_file {
-        let names: Vec<String> = arguments.tags.iter().map(Reference::to_string).collect();
-        let metadata = serde_json::json!({ "containerimage.config.digest": id, "image.name": names.join(",") });
-        write_file(path, format!("{metadata:#}\n").as_bytes())?;
-    }
-    if arguments.quiet {
-        println!("{id}");
-    } else {
-        let names: Vec<String> = arguments.tags.iter().map(Reference::familiar).collect();
-        let named = if names.is_empty() {
-            String::new()
-        } else {
-            format!(" as {}", names.join(", "))
+/// What is to be built, as the arguments say it.
+struct Asked {
+    /// The Dockerfile, where it could be read before there was a store.
+    dockerfile: Option<DockerfileText>,
+    plan: PlanOptions,
+    /// Directories, by name.
+    contexts: BTreeMap<String, PathBuf>,
+    platforms: Vec<Platform>,
+    shape: Shape,
+    annotations: Vec<Annotation>,
+}
+
+impl Asked {
+    /// What comes on standard input is read once, after the program has become what it works as; unless `now`.
+    fn of(arguments: &Arguments, now: bool) -> Result<Asked, Failure> {
+        let local = contexts::is_directory(arguments)? && (now || !dockerfile::is_on_standard_input(arguments));
+        let dockerfile = match local {
+            true => Some(dockerfile::read(arguments)?),
+            false => None,
         };
-        eprintln!("built {}{named}", built.image.id.short());
+        let (plan, contexts) = options::plan_options(arguments)?;
+        let platforms = platforms::platforms(arguments)?;
+        let shape = platforms::shape(&platforms, &plan.build_args)?;
+        let annotations = platforms::annotations(&arguments.annotations, &platforms, shape)?;
+        Ok(Asked {
+            dockerfile,
+            plan,
+            contexts,
+            platforms,
+            shape,
+            annotations,
+        })
     }
-    Ok(())
-}
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    std::fs::write(path, bytes)
-        .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))
+    /// The Dockerfile, out of a context that is fetched where there is no other.
+    fn fetch(&mut self, arguments: &Arguments, workshop: Workshop<'_>) -> Result<DockerfileText, Failure> {
+        match self.dockerfile.take() {
+            Some(dockerfile) => Ok(dockerfile),
+            None => contexts::fetch(arguments, &mut self.plan, workshop),
+        }
+    }
+
+    /// The plan that is looked at without building.
+    fn plan_of_first(&self) -> PlanOptions {
+        PlanOptions {
+            platform: self.platforms.first().cloned(),
+            ..self.plan.clone()
+        }
+    }
+
+    fn request(self, arguments: &Arguments, session: &Session, dockerfile: DockerfileText) -> BuildRequest {
+        BuildRequest {
+            dockerfile_path: dockerfile.path,
+            dockerfile: dockerfile.bytes,
+            contexts: self.contexts,
+            plan: self.plan,
+            platforms: self.platforms,
+            shape: self.shape,
+            annotations: self.annotations,
+            pull: arguments.pull.into(),
+            names: arguments.tags.clone(),
+            jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),
+            variables: contexts::variables(),
+        }
+    }
 }
 
 /// Steps that run at the same time: many more than cores, because steps wait for networks and disks.

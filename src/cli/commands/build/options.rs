@@ -8,7 +8,6 @@ use super::Arguments;
 use super::arguments::Entitlement;
 use super::contexts;
 use crate::cli::failure::Failure;
-use crate::cli::session::default_platform;
 use crate::graph::ExtraHost;
 use crate::planner::{Confinement, NoCache, PlanOptions};
 
@@ -21,10 +20,6 @@ pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeM
     let options = PlanOptions {
         target: arguments.target.clone(),
         build_args: with_epoch(build_args(&arguments.build_args)),
-        platform: match &arguments.platform {
-            Some(platform) => Some(platform.clone()),
-            None => default_platform()?,
-        },
         labels: pairs(&arguments.labels, "--label")?,
         no_cache: match (arguments.no_cache, arguments.no_cache_filter.as_slice()) {
             (true, _) => NoCache::All,

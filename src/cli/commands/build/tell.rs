@@ -1,0 +1,59 @@
+//! What is said of a finished build: on the screen, in `--iidfile`, in `--metadata-file`.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::Arguments;
+use crate::cli::failure::Failure;
+use crate::oci::{Descriptor, Reference};
+use crate::pipeline::{Built, Shape};
+
+/// `sent` is the descriptor under which the result was written or pushed, where it was.
+pub(super) fn tell(arguments: &Arguments, built: &Built, sent: Option<&Descriptor>) -> Result<(), Failure> {
+    if let Some(path) = &arguments.iidfile {
+        write_file(path, built.id.to_string().as_bytes())?;
+    }
+    if let Some(path) = &arguments.metadata_file {
+        let metadata = Value::Object(metadata(arguments, built, sent));
+        write_file(path, format!("{metadata:#}\n").as_bytes())?;
+    }
+    if arguments.quiet {
+        println!("{}", built.id);
+        return Ok(());
+    }
+    let names: Vec<String> = arguments.tags.iter().map(Reference::familiar).collect();
+    let named = match names.as_slice() {
+        [] => String::new(),
+        names => format!(" as {}", names.join(", ")),
+    };
+    let platforms = match built.shape {
+        Shape::Image => String::new(),
+        Shape::Index => {
+            let platforms: Vec<String> = built.images.iter().map(|image| image.platform.to_string()).collect();
+            format!(" for {}", platforms.join(", "))
+        }
+    };
+    eprintln!("built {}{platforms}{named}", built.id.short());
+    Ok(())
+}
+
+/// In the words of buildx. What was not compressed has no manifest yet, and so no digest of one.
+fn metadata(arguments: &Arguments, built: &Built, sent: Option<&Descriptor>) -> Map<String, Value> {
+    let mut metadata = Map::new();
+    if let (Shape::Image, [only]) = (built.shape, built.images.as_slice()) {
+        metadata.insert("containerimage.config.digest".into(), json!(only.image.config_digest));
+    }
+    if let Some(descriptor) = sent {
+        metadata.insert("containerimage.descriptor".into(), json!(descriptor));
+        metadata.insert("containerimage.digest".into(), json!(descriptor.digest));
+    }
+    let names: Vec<String> = arguments.tags.iter().map(Reference::to_string).collect();
+    metadata.insert("image.name".into(), json!(names.join(",")));
+    metadata
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, bytes)
+        .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))
+}
