@@ -574,7 +574,7 @@ fn mounts_are_there_for_the_process_and_leave_no_trace() {
         open_tree(CWD, tree.path(), flags).unwrap(),
         Access::ReadOnly,
     );
-    spec.tmpfs("/scratch", Some(1 << 20));
+    spec.tmpfs("/scratch", Some(1 << 20), Access::ReadWrite);
     let stdout = Ran::of(spec).succeeds();
     assert_eq!(
         stdout,
@@ -638,7 +638,7 @@ fn cve_2021_30465_mount_targets_stay_inside_whatever_links_say() {
     assert_eq!(Ran::of(spec).succeeds(), "a\nb\n");
     assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
     let mut spec = world.spec("true");
-    spec.tmpfs("/proc/self/attr", None);
+    spec.tmpfs("/proc/self/attr", None, Access::ReadWrite);
     assert!(matches!(Ran::of(spec).fails_to_start(), SetupFailure::Mount { .. }));
 }
 

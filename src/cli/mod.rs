@@ -2,6 +2,7 @@
 //!
 //! The only room that prints, reads the environment, and exits.
 
+mod agents;
 mod commands;
 mod config;
 mod diagnostic;
@@ -9,6 +10,7 @@ mod difference;
 mod failure;
 mod format;
 mod interrupt;
+mod limits;
 mod progress;
 #[cfg(test)]
 mod reference;

@@ -5,19 +5,19 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use super::cache_mount::{self, CacheMountError};
-use super::file::{FileError, Input, run_file};
+use super::agent::{AgentError, Agents};
+use super::cache_mount::CacheMountError;
+use super::file::{FileError, Input};
 use super::network_files;
-use super::sandbox::{self, Bytes, Confinement, Exit, Network, SandboxError, SandboxSpec};
+use super::sandbox::{self, Bytes, Confinement, Exit, Limit, Network, SandboxError, SandboxSpec};
+use super::step_mounts::Scene;
 use crate::cancel::Cancel;
-use crate::graph::{
-    Access, CopyAction, Exec, FileAction, FileOp, Mount, MountKind, NetworkMode, SecretMount, SecurityMode, Unpack,
-};
+use crate::graph::{Exec, NetworkMode, SecurityMode};
 use crate::progress::{Event, Progress, StepId, Stream};
 use crate::snapshot::identity::{self, IdentityError};
-use crate::snapshot::{ActiveSnapshot, Rootfs, SnapshotError, Snapshotter};
+use crate::snapshot::{Rootfs, SnapshotError, Snapshotter};
 use crate::store::{SnapshotId, Store, StoreError};
 
 /// Lines of a failed step's output that its error repeats, at most.
@@ -57,12 +57,25 @@ pub struct ExecTask<'a> {
     pub snapshotter: &'a Snapshotter,
     /// The build's secrets.
     pub secrets: &'a dyn SecretSource,
+    /// The user's ssh agents.
+    pub agents: &'a Agents,
+    /// What it may use.
+    pub resources: &'a Resources,
     /// Where output goes.
     pub progress: &'a dyn Progress,
     /// As which step.
     pub step: StepId,
     /// Stops the process.
     pub cancel: &'a Cancel,
+}
+
+/// What each process of a build may use. Never part of a key: what is computed does not depend on it.
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    /// Bytes of `/dev/shm`; `None` for 64 MiB.
+    pub shm_size: Option<u64>,
+    /// `--ulimit`.
+    pub limits: Vec<Limit>,
 }
 
 /// Why a process gave no snapshot.
@@ -97,9 +110,12 @@ pub enum ExecError {
     /// A cache mount.
     #[error(transparent)]
     CacheMount(#[from] CacheMountError),
-    /// Something that this version cannot do.
-    #[error("{0} is not supported yet")]
-    Unsupported(&'static str),
+    /// An ssh agent that it requires and the build was not given.
+    #[error("the step requires the ssh agent `{0}`, which the build was not given; use --ssh {0}")]
+    NoAgent(String),
+    /// An ssh agent that cannot be forwarded.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
     /// The snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -135,25 +151,16 @@ pub fn run_exec(task: &ExecTask<'_>) -> Result<SnapshotId, ExecError> {
     }
 }
 
-/// What must live as long as the process: locks of cache mounts, snapshots whose changes are thrown away.
-#[derive(Default)]
-struct Scene {
-    caches: Vec<cache_mount::Held>,
-    discarded: Vec<ActiveSnapshot>,
-}
-
 impl ExecTask<'_> {
-    /// The snapshot that is input `index`; `None` for an empty one.
-    fn snapshot(&self, index: usize) -> Option<SnapshotId> {
-        match &self.inputs[index] {
-            Input::Snapshot(snapshot) => *snapshot,
-            Input::Context(_) => None,
-        }
-    }
-
     fn spec(&self, root: &Rootfs, scene: &mut Scene) -> Result<SandboxSpec, ExecError> {
         let identity = identity::lookup(root, &self.op.user)?;
-        let tree = duplicate(root.as_fd())?;
+        let tree = root
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| SandboxError::Start {
+                action: "started",
+                source,
+            })?;
         let args = self.op.args.iter().map(|word| word.clone().into_bytes()).collect();
         let mut spec = SandboxSpec::new(tree, args);
         spec.env = self.environment(&identity.home.to_string_lossy());
@@ -173,9 +180,9 @@ impl ExecTask<'_> {
             groups: identity.groups,
         };
         network_files::add_to_step(&mut spec, &self.op.extra_hosts);
-        for mount in &self.op.mounts {
-            self.mount(mount, &mut spec, scene)?;
-        }
+        spec.limits.clone_from(&self.resources.limits);
+        spec.shm_size = self.resources.shm_size;
+        self.mounts(&mut spec, scene)?;
         Ok(spec)
     }
 
@@ -185,98 +192,6 @@ impl ExecTask<'_> {
         let home = (!sets_home).then(|| format!("HOME={home}"));
         let pairs = self.op.env.iter().chain(&self.op.proxy_env).cloned().chain(home);
         pairs.map(|pair| Bytes(pair.into_bytes())).collect()
-    }
-
-    fn mount(&self, mount: &Mount, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
-        match &mount.kind {
-            MountKind::Bind { input, source, access } => {
-                let (view, path) = self.bind_source(*input, source, *access, scene)?;
-                spec.bind_part(mount.target.clone(), view.into_fd(), part(&path), *access);
-            }
-            MountKind::Cache(cache) if cache.input.is_some() => {
-                return Err(ExecError::Unsupported("a cache mount with `from`"));
-            }
-            MountKind::Cache(cache) => {
-                let held = cache_mount::open(self.store, cache, self.cancel)?;
-                let tree = duplicate(held.tree())?;
-                spec.bind_part(mount.target.clone(), tree, part(&cache.source), cache.access);
-                scene.caches.push(held);
-            }
-            MountKind::Tmpfs { size } => spec.tmpfs(mount.target.clone(), *size),
-            MountKind::Secret(secret) => self.secret(&mount.target, secret, spec)?,
-            MountKind::Ssh(ssh) if ssh.required => return Err(ExecError::Unsupported("forwarding of an ssh agent")),
-            // An agent that is not there is no mount, as with BuildKit.
-            MountKind::Ssh(_) => {}
-            MountKind::File { content, mode } => {
-                spec.file(mount.target.clone(), content.clone(), *mode, (0, 0), Access::ReadOnly);
-            }
-        }
-        Ok(())
-    }
-
-    /// What a bind mount takes, and where in it. Where the process may write, it writes to a copy that is thrown away.
-    fn bind_source(
-        &self,
-        input: usize,
-        source: &str,
-        access: Access,
-        scene: &mut Scene,
-    ) -> Result<(Rootfs, String), ExecError> {
-        let (snapshot, path) = match &self.inputs[input] {
-            Input::Snapshot(snapshot) => (*snapshot, source.to_owned()),
-            Input::Context(_) => self.copy_of_context(input, source)?,
-        };
-        if access == Access::ReadOnly {
-            return Ok((self.snapshotter.view(snapshot)?, path));
-        }
-        let active = self.snapshotter.prepare(snapshot)?;
-        let view = active.mount()?;
-        scene.discarded.push(active);
-        Ok((view, path))
-    }
-
-    /// What a context has at `source`, as a snapshot of its own: what the ignore file leaves out is not seen, and nothing
-    /// of the user's directory is within the process's reach. Nothing refers to it when the step has ended.
-    fn copy_of_context(&self, input: usize, source: &str) -> Result<(Option<SnapshotId>, String), ExecError> {
-        const PLACE: &str = "/source";
-        let copy = CopyAction {
-            input,
-            sources: vec![source.to_owned()],
-            destination: PLACE.into(),
-            owner: None,
-            mode: None,
-            exclude: Vec::new(),
-            parents: false,
-            unpack: Unpack::Never,
-        };
-        let op = FileOp {
-            base: None,
-            actions: vec![FileAction::Copy(copy)],
-        };
-        let snapshot = run_file(&op, self.inputs, &[None], self.snapshotter, self.cancel)?;
-        Ok((Some(snapshot), PLACE.into()))
-    }
-
-    /// The value is in memory only: in a file that no disk holds, in a variable of the process.
-    fn secret(&self, target: &str, secret: &SecretMount, spec: &mut SandboxSpec) -> Result<(), ExecError> {
-        let Some(value) = self.secrets.read(&secret.id)? else {
-            return if secret.required {
-                Err(ExecError::NoSecret(secret.id.clone()))
-            } else {
-                Ok(())
-            };
-        };
-        if let Some(name) = &secret.env {
-            if value.contains(&0) {
-                return Err(ExecError::SecretVariable(secret.id.clone()));
-            }
-            let pair = [name.as_bytes(), b"=", value.as_slice()].concat();
-            spec.env.push(Bytes(pair));
-        }
-        if secret.file {
-            spec.file(target, value, secret.mode, (secret.uid, secret.gid), Access::ReadOnly);
-        }
-        Ok(())
     }
 
     fn run(&self, spec: SandboxSpec) -> Result<(Exit, Vec<Vec<u8>>), ExecError> {
@@ -296,17 +211,4 @@ impl ExecTask<'_> {
         let exit = sandbox::run(spec, &output, self.cancel)?;
         Ok((exit, tail.into_inner().into()))
     }
-}
-
-/// One more descriptor of the same mount.
-fn duplicate(tree: BorrowedFd<'_>) -> Result<OwnedFd, SandboxError> {
-    tree.try_clone_to_owned().map_err(|source| SandboxError::Start {
-        action: "started",
-        source,
-    })
-}
-
-/// The part of a tree that is mounted: an empty path and `/` are all of it.
-fn part(path: &str) -> Option<Vec<u8>> {
-    (!path.trim_matches('/').is_empty()).then(|| path.as_bytes().to_vec())
 }

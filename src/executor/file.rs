@@ -179,6 +179,22 @@ pub fn run_file(
     }
 }
 
+/// Runs `op` on nothing and gives what it made, which nothing keeps.
+pub(super) fn copy_aside(
+    op: &FileOp,
+    inputs: &[Input<'_>],
+    snapshotter: &Snapshotter,
+    cancel: &Cancel,
+) -> Result<ActiveSnapshot, FileError> {
+    let mut attempt = 1;
+    loop {
+        match make(op, inputs, &[], snapshotter, cancel) {
+            Err(error) if error.is_source_changed() && attempt < ATTEMPTS => attempt += 1,
+            result => return result,
+        }
+    }
+}
+
 fn run_once(
     op: &FileOp,
     inputs: &[Input<'_>],
@@ -186,6 +202,16 @@ fn run_once(
     snapshotter: &Snapshotter,
     cancel: &Cancel,
 ) -> Result<SnapshotId, FileError> {
+    Ok(make(op, inputs, selections, snapshotter, cancel)?.commit()?)
+}
+
+fn make(
+    op: &FileOp,
+    inputs: &[Input<'_>],
+    selections: &[Option<&Selection>],
+    snapshotter: &Snapshotter,
+    cancel: &Cancel,
+) -> Result<ActiveSnapshot, FileError> {
     let active = prepare(op, inputs, snapshotter)?;
     let run = Run {
         base: op.base,
@@ -204,7 +230,7 @@ fn run_once(
     }
     // The mount ends before the directory below it becomes immutable.
     drop(mounted);
-    Ok(active.commit()?)
+    Ok(active)
 }
 
 fn prepare(op: &FileOp, inputs: &[Input<'_>], snapshotter: &Snapshotter) -> Result<ActiveSnapshot, FileError> {

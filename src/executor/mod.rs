@@ -2,12 +2,15 @@
 //!
 //! Owns the running; what to run stands in `graph`, where results live in `store` and `snapshot`.
 
+mod agent;
 mod cache_mount;
 mod exec;
 pub mod file;
 pub mod network_files;
 pub mod sandbox;
+mod step_mounts;
 
+pub use agent::{AgentError, Agents};
 pub use cache_mount::CacheMountError;
-pub use exec::{ExecError, ExecTask, SecretError, SecretSource, run_exec};
+pub use exec::{ExecError, ExecTask, Resources, SecretError, SecretSource, run_exec};
 pub use file::{FileError, Input, run_file};

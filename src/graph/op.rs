@@ -185,6 +185,8 @@ pub enum MountKind {
     Tmpfs {
         /// Bytes at most; `None` for the kernel's default.
         size: Option<u64>,
+        /// May the process write?
+        access: Access,
     },
     /// A secret, as a file and perhaps as a variable. Its content is never here.
     Secret(SecretMount),

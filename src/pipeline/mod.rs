@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::context::ContextError;
-use crate::executor::SecretSource;
+use crate::executor::{Agents, Resources, SecretSource};
 use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
 use crate::graph::VertexId;
 use crate::oci::{Digest, ImageConfig, Platform, Reference};
@@ -90,6 +90,10 @@ pub struct Workshop<'a> {
     pub puller: &'a Puller,
     /// The build's secrets.
     pub secrets: &'a dyn SecretSource,
+    /// The user's ssh agents.
+    pub agents: &'a Agents,
+    /// What each process may use.
+    pub resources: &'a Resources,
     /// Where events go.
     pub progress: &'a dyn Progress,
     /// Stops the build.
@@ -159,6 +163,8 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         snapshotter,
         puller,
         secrets,
+        agents,
+        resources,
         progress,
         cancel,
     } = workshop;
@@ -183,6 +189,8 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         fetcher: &fetcher,
         contexts: &contexts,
         secrets,
+        agents,
+        resources,
         progress,
         cancel,
     };

@@ -34,7 +34,7 @@ mod steps;
 pub use address::{AddressError, BareForm, file_address, git_address, is_url};
 pub use error::{PlanError, PlanErrors, Problem};
 pub use images::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
-pub use options::{Confinement, MainContext, NamedContext, NoCache, PlanOptions};
+pub use options::{Confinement, HostNetwork, MainContext, NamedContext, NoCache, PlanOptions};
 pub use outline::{Outline, OutlinedArg, OutlinedMount};
 pub use platforms::PlatformNames;
 pub use purpose::{IgnoredPaths, Purpose};

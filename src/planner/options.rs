@@ -38,6 +38,8 @@ pub struct PlanOptions {
     pub main_context: MainContext,
     /// `--build-context`, by name, which is lower-case.
     pub named_contexts: BTreeMap<String, NamedContext>,
+    /// `--allow network.host`, or `--network=host`.
+    pub host_network: HostNetwork,
     /// `--allow security.insecure`.
     pub confinement: Confinement,
     /// What the plan is made for.
@@ -62,6 +64,7 @@ impl Default for PlanOptions {
             hostname: None,
             main_context: MainContext::Directory,
             named_contexts: BTreeMap::new(),
+            host_network: HostNetwork::Refused,
             confinement: Confinement::Required,
             purpose: Purpose::Build,
             ignored: IgnoredPaths::default(),
@@ -103,6 +106,16 @@ impl NoCache {
             NoCache::Stages(names) => !name.is_empty() && names.iter().any(|filter| filter.eq_ignore_ascii_case(name)),
         }
     }
+}
+
+/// Whether RUN may ask for `--network=host`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HostNetwork {
+    /// It may not.
+    #[default]
+    Refused,
+    /// It may.
+    Allowed,
 }
 
 /// Whether RUN may ask for `--security=insecure`.

@@ -25,7 +25,7 @@ pub use foresee::{Prospect, foresee};
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::context::LocalContext;
-use crate::executor::SecretSource;
+use crate::executor::{Agents, Resources, SecretSource};
 use crate::graph::{Graph, VertexId};
 use crate::progress::{Event, Outcome, Progress, StepId};
 use crate::pull::Puller;
@@ -53,6 +53,10 @@ pub struct Services<'a> {
     pub contexts: &'a BTreeMap<String, LocalContext>,
     /// The build's secrets.
     pub secrets: &'a dyn SecretSource,
+    /// The user's ssh agents.
+    pub agents: &'a Agents,
+    /// What each process may use.
+    pub resources: &'a Resources,
     /// Where events go.
     pub progress: &'a dyn Progress,
     /// Stops the solve. Set by the solver itself when a step fails, so that the others end too.

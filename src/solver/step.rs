@@ -112,6 +112,8 @@ impl Step<'_> {
             store,
             snapshotter,
             secrets,
+            agents,
+            resources,
             progress,
             cancel,
             ..
@@ -125,6 +127,8 @@ impl Step<'_> {
                     store,
                     snapshotter,
                     secrets,
+                    agents,
+                    resources,
                     progress,
                     step,
                     cancel,

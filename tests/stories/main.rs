@@ -17,6 +17,7 @@ mod copy_files;
 mod format_a_dockerfile;
 mod interrupt_a_build;
 mod make_mistakes;
+mod mount_things;
 mod move_images;
 mod reproduce_an_image;
 mod run_images;

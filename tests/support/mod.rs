@@ -66,6 +66,11 @@ impl Project {
         }
     }
 
+    /// Whom the program runs as.
+    pub fn uid(&self) -> u32 {
+        self.account.as_ref().map_or(0, |account| account.uid)
+    }
+
     /// The project's directory: the context of its builds.
     pub fn directory(&self) -> PathBuf {
         self.home.path().join("project")

@@ -29,6 +29,9 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
+/// Bytes of `/dev/shm` unless more are asked for: Docker's default.
+const SHARED_MEMORY: u64 = 64 << 20;
+
 /// The group `tty`, to which terminals belong: the same number in every distribution.
 const TTY_GROUP: &str = "5";
 
@@ -59,7 +62,7 @@ pub(super) fn host_null() -> Result<OwnedFd> {
 }
 
 /// Mounts `/dev` on `target`.
-pub(super) fn mount(target: BorrowedFd<'_>) -> Result<Devices> {
+pub(super) fn mount(target: BorrowedFd<'_>, shm_size: Option<u64>) -> Result<Devices> {
     // Files made for the sandbox are written here too and may be scripts, so programs can be executed.
     let directory = new_filesystem("tmpfs", &[("mode", "0755"), ("size", "65536k")], NO_SETUID)?;
     attach(directory.as_fd(), target)?;
@@ -73,9 +76,10 @@ pub(super) fn mount(target: BorrowedFd<'_>) -> Result<Devices> {
     }
     let terminals = terminals()?;
     attach(terminals.as_fd(), make_directory(directory.as_fd(), "pts")?.as_fd())?;
+    let size = shm_size.unwrap_or(SHARED_MEMORY).to_string();
     let shared = new_filesystem(
         "tmpfs",
-        &[("mode", "1777"), ("size", "65536k")],
+        &[("source", "shm"), ("mode", "1777"), ("size", &size)],
         NO_SETUID | NO_DEVICES | NO_PROGRAMS,
     )?;
     attach(shared.as_fd(), make_directory(directory.as_fd(), "shm")?.as_fd())?;

@@ -47,7 +47,7 @@ pub(super) fn assemble(spec: &SandboxSpec) -> Result<Root, SetupFailure> {
     let mut targets = Targets::new(root);
     mount_kernel_files(&mut targets, spec)?;
     let dev = directory(&mut targets, spec, "/dev")?;
-    let devices = devices::mount(dev.as_fd()).map_err(SetupFailure::kernel("mount /dev"))?;
+    let devices = devices::mount(dev.as_fd(), spec.shm_size).map_err(SetupFailure::kernel("mount /dev"))?;
     for (index, mount) in spec.mounts.iter().enumerate() {
         mount_one(spec, index, &mut targets, &devices).map_err(|errno| SetupFailure::Mount {
             target: mount.target.clone(),
@@ -99,11 +99,11 @@ fn mount_one(spec: &SandboxSpec, index: usize, targets: &mut Targets, devices: &
             add_attributes(tree, Depth::All, attributes(*access))?;
             attach_inside(tree, target, targets)
         }
-        Source::Tmpfs { size } => {
+        Source::Tmpfs { size, access } => {
             let size = size.map(|bytes| bytes.to_string());
-            let mut options = vec![("mode", "1777")];
+            let mut options = vec![("source", "tmpfs"), ("mode", "1777")];
             options.extend(size.as_deref().map(|size| ("size", size)));
-            let tree = new_filesystem("tmpfs", &options, NO_SETUID | NO_DEVICES)?;
+            let tree = new_filesystem("tmpfs", &options, attributes(*access) | NO_SETUID)?;
             attach_inside(tree.as_fd(), target, targets)
         }
         Source::File(file) => mount_file(file, target, targets, devices.directory.as_fd()),

@@ -33,8 +33,8 @@ pub use control::{Exit, SetupFailure};
 pub use launch::{Heard, Running, SandboxError, start};
 pub use output::run;
 pub use spec::{
-    Access, Bytes, Confinement, Identity, MemoryFile, Network, NewPrivileges, SandboxMount, SandboxSpec, Source, Stdio,
-    TerminalSize,
+    Access, Bytes, Confinement, Identity, Limit, LimitedResource, MemoryFile, Network, NewPrivileges, SandboxMount,
+    SandboxSpec, Source, Stdio, TerminalSize,
 };
 
 /// The first argument that makes the program a sandbox's supervisor.

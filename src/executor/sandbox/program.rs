@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
 use super::control::{self, Report, SetupFailure};
-use super::spec::{NewPrivileges, SandboxSpec};
+use super::spec::{Limit, LimitedResource, NewPrivileges, SandboxSpec};
 use super::{capabilities, rootless, seccomp};
 
 /// Where programs are looked for without a `PATH`: Docker's default.
@@ -52,6 +52,9 @@ fn prepare(spec: &SandboxSpec, streams: &Streams, working_dir: &OwnedFd) -> Resu
     set_streams(spec, streams).map_err(kernel("set up the standard streams"))?;
     enter_working_dir(spec, working_dir)?;
     set_limits();
+    spec.limits
+        .iter()
+        .try_for_each(|limit| set_limit(limit).map_err(SetupFailure::kernel(format!("limit {:?}", limit.resource))))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // While the process may still change its bounding set.
     capabilities::limit(spec.confinement).map_err(kernel("limit capabilities"))?;
@@ -143,6 +146,36 @@ fn set_limits() {
     // A builder that the kernel's memory killer spares must not spare its steps. Where /proc says no, it was not set.
     if std::fs::read("/proc/self/oom_score_adj").is_ok_and(|score| score.starts_with(b"-")) {
         let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+    }
+}
+
+/// A limit that was asked for; raising one above the builder's own needs CAP_SYS_RESOURCE, which is there still.
+fn set_limit(limit: &Limit) -> Result<(), Errno> {
+    let resource = match limit.resource {
+        LimitedResource::Core => libc::RLIMIT_CORE,
+        LimitedResource::Cpu => libc::RLIMIT_CPU,
+        LimitedResource::Data => libc::RLIMIT_DATA,
+        LimitedResource::Fsize => libc::RLIMIT_FSIZE,
+        LimitedResource::Locks => libc::RLIMIT_LOCKS,
+        LimitedResource::Memlock => libc::RLIMIT_MEMLOCK,
+        LimitedResource::Msgqueue => libc::RLIMIT_MSGQUEUE,
+        LimitedResource::Nice => libc::RLIMIT_NICE,
+        LimitedResource::Nofile => libc::RLIMIT_NOFILE,
+        LimitedResource::Nproc => libc::RLIMIT_NPROC,
+        LimitedResource::Rss => libc::RLIMIT_RSS,
+        LimitedResource::Rtprio => libc::RLIMIT_RTPRIO,
+        LimitedResource::Rttime => libc::RLIMIT_RTTIME,
+        LimitedResource::Sigpending => libc::RLIMIT_SIGPENDING,
+        LimitedResource::Stack => libc::RLIMIT_STACK,
+    };
+    let wanted = libc::rlimit64 {
+        rlim_cur: limit.soft,
+        rlim_max: limit.hard,
+    };
+    // SAFETY: the kernel only reads the structure, which outlives the call.
+    match unsafe { libc::setrlimit64(resource, &raw const wanted) } {
+        0 => Ok(()),
+        _ => Err(super::mounts::last_errno()),
     }
 }
 

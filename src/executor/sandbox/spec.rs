@@ -32,6 +32,10 @@ pub struct SandboxSpec {
     pub confinement: Confinement,
     /// Whether a setuid program inside gains privileges.
     pub new_privileges: NewPrivileges,
+    /// Bytes of `/dev/shm`; `None` for 64 MiB.
+    pub shm_size: Option<u64>,
+    /// Limits that it is given besides those that every process has.
+    pub limits: Vec<Limit>,
     /// A terminal of this size in place of the three standard streams.
     pub terminal: Option<TerminalSize>,
     /// The root, then the bind mounts' trees.
@@ -52,6 +56,8 @@ impl SandboxSpec {
             mounts: Vec::new(),
             confinement: Confinement::Default,
             new_privileges: NewPrivileges::Allow,
+            shm_size: None,
+            limits: Vec::new(),
             terminal: None,
             descriptors: vec![root],
         }
@@ -90,8 +96,8 @@ impl SandboxSpec {
     }
 
     /// Mounts an empty file system in memory, of at most `size` bytes, at `target`.
-    pub fn tmpfs(&mut self, target: impl Into<String>, size: Option<u64>) {
-        self.mount(target, Source::Tmpfs { size });
+    pub fn tmpfs(&mut self, target: impl Into<String>, size: Option<u64>, access: Access) {
+        self.mount(target, Source::Tmpfs { size, access });
     }
 
     fn mount(&mut self, target: impl Into<String>, source: Source) {
@@ -167,6 +173,42 @@ pub enum NewPrivileges {
     Deny,
 }
 
+/// One limit on what a process uses: `setrlimit(2)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Limit {
+    /// On what.
+    pub resource: LimitedResource,
+    /// What counts; the process may raise it up to `hard`. `u64::MAX` is none.
+    pub soft: u64,
+    /// See `soft`.
+    pub hard: u64,
+}
+
+/// What a [`Limit`] is on, by docker's names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(
+    missing_docs,
+    reason = "setrlimit(2) tells what each is; the names are all there is to say"
+)]
+pub enum LimitedResource {
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Locks,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
 /// Something mounted.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SandboxMount {
@@ -192,6 +234,8 @@ pub enum Source {
     Tmpfs {
         /// Bytes at most; `None` for the kernel's default.
         size: Option<u64>,
+        /// May the process write?
+        access: Access,
     },
     /// A file in memory.
     File(MemoryFile),

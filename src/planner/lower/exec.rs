@@ -5,7 +5,7 @@ use crate::parser::{Command, Heredoc, Run, Spanned};
 
 use super::super::error::{PlanError, Problem};
 use super::super::history::{self, Layer};
-use super::super::options::Confinement;
+use super::super::options::{Confinement, HostNetwork};
 use super::super::steps::Step;
 use super::mounts::Mounts;
 use super::{Lowering, StageState, shown};
@@ -33,7 +33,7 @@ impl Lowering<'_, '_> {
             };
             return Err(problem.at(device.span));
         }
-        let network = network(run.network.as_ref(), self.options.network)?;
+        let network = self.network(run.network.as_ref())?;
         let security = self.security(run.security.as_ref())?;
         let Start { args, script } = start(state, run);
         let mut inputs: Vec<VertexId> = state.file_system.into_iter().collect();
@@ -60,6 +60,27 @@ impl Lowering<'_, '_> {
         let label = state.label(step, &format!("{}{}", shown(step), summary(run)));
         self.add(state, step, Op::Exec(exec), inputs, label)?;
         self.record(state, step, text, Layer::One)
+    }
+
+    fn network(&self, value: Option<&Spanned<String>>) -> Result<NetworkMode, PlanError> {
+        let Some(value) = value else {
+            return Ok(self.options.network);
+        };
+        let problem = match value.value.as_str() {
+            "default" => return Ok(self.options.network),
+            "none" => return Ok(NetworkMode::None),
+            "host" if self.options.host_network == HostNetwork::Allowed => return Ok(NetworkMode::Host),
+            "host" => Problem::NotAllowed {
+                feature: "RUN --network=host",
+                allow: "--allow network.host",
+            },
+            other => Problem::FlagValue {
+                flag: "--network",
+                value: other.to_owned(),
+                expected: "default, none or host",
+            },
+        };
+        Err(problem.at(value.span))
     }
 
     fn security(&self, value: Option<&Spanned<String>>) -> Result<SecurityMode, PlanError> {
@@ -184,25 +205,6 @@ fn environment(state: &StageState, mounts: &Mounts) -> Vec<String> {
         env.push(format!("{AGENT_SOCKET}={socket}"));
     }
     env
-}
-
-fn network(value: Option<&Spanned<String>>, default: NetworkMode) -> Result<NetworkMode, PlanError> {
-    let Some(value) = value else {
-        return Ok(default);
-    };
-    match value.value.as_str() {
-        "default" => Ok(default),
-        "none" => Ok(NetworkMode::None),
-        "host" => Ok(NetworkMode::Host),
-        other => {
-            let problem = Problem::FlagValue {
-                flag: "--network",
-                value: other.to_owned(),
-                expected: "default, none or host",
-            };
-            Err(problem.at(value.span))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -113,8 +113,11 @@ impl Lowering<'_, '_> {
                 sharing,
                 owner,
             } => {
+                // As with BuildKit, an owner or a mode is that of an empty directory, unless a path is named.
+                let starts_empty = inside(&source) == "/" && owner != MountOwner::default();
                 let input = match origin {
                     None | Some(Origin::Scratch) => None,
+                    Some(_) if starts_empty => None,
                     Some(origin) => match self.mount_input(origin, inputs) {
                         None => return Ok(None),
                         input => input,
@@ -132,11 +135,10 @@ impl Lowering<'_, '_> {
                 };
                 (below(state, &target)?, MountKind::Cache(cache))
             }
-            MountOptions::Tmpfs {
-                target,
-                size,
-                access: _,
-            } => (below(state, &target)?, MountKind::Tmpfs { size }),
+            MountOptions::Tmpfs { target, size, access } => {
+                let access = graph_access(access);
+                (below(state, &target)?, MountKind::Tmpfs { size, access })
+            }
             MountOptions::Secret {
                 id,
                 target,

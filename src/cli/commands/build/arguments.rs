@@ -7,9 +7,12 @@ use clap::{Args, ValueEnum};
 
 use super::calls::Call;
 
+use crate::cli::agents::SshArgument;
 use crate::cli::commands::output::Output;
+use crate::cli::limits::{LimitArgument, Size};
 use crate::cli::progress::Style;
 use crate::cli::secrets::SecretArgument;
+use crate::executor::Resources;
 use crate::graph::NetworkMode;
 use crate::oci::{Platform, PlatformError, Reference};
 use crate::pull::PullPolicy;
@@ -66,13 +69,22 @@ pub(in crate::cli) struct Arguments {
     /// The network of RUN steps that name none.
     #[arg(long, default_value = "default", value_name = "MODE")]
     pub(super) network: Network,
-    /// A line for /etc/hosts of RUN steps, `name:address`.
+    /// A line for /etc/hosts of RUN steps, `name:address`; the address may be `host-gateway`, this machine.
     #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
     pub(super) add_hosts: Vec<String>,
     /// Give RUN steps a secret: `id=name,src=file` or `id=name,env=VARIABLE`.
     #[arg(long = "secret", value_name = "SECRET")]
     pub(super) secrets: Vec<SecretArgument>,
-    /// Allow what RUN steps ask for and may not do by default: security.insecure.
+    /// Let RUN steps use an ssh agent: `default` for your own, `id=SOCKET`, or `id=KEY[,KEY]` for key files.
+    #[arg(long = "ssh", value_name = "AGENT")]
+    pub(super) ssh: Vec<SshArgument>,
+    /// The size of /dev/shm in RUN steps, such as 128m.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) shm_size: Option<Size>,
+    /// A limit for the processes of RUN steps, `name=soft[:hard]`.
+    #[arg(long = "ulimit", value_name = "LIMIT")]
+    pub(super) ulimits: Vec<LimitArgument>,
+    /// Allow what RUN steps ask for and may not do by default: network.host, security.insecure.
     #[arg(long = "allow", value_name = "ENTITLEMENT")]
     pub(super) allow: Vec<Entitlement>,
     /// Where the result goes besides the local store: `type=oci|docker|tar|local,dest=PATH`, or a directory alone.
@@ -112,6 +124,17 @@ fn platform_or_local(text: &str) -> Result<Platform, PlatformError> {
     match text {
         "local" => Ok(Platform::host()),
         text => text.parse(),
+    }
+}
+
+impl Arguments {
+    /// What each process of the build may use.
+    pub(super) fn resources(&self) -> Resources {
+        Resources {
+            // As docker has it, nothing is the default size.
+            shm_size: self.shm_size.map(|size| size.0).filter(|bytes| *bytes > 0),
+            limits: self.ulimits.iter().map(|limit| limit.0).collect(),
+        }
     }
 }
 
@@ -162,7 +185,6 @@ pub(in crate::cli::commands) enum Network {
 pub(super) enum Entitlement {
     #[value(name = "security.insecure")]
     SecurityInsecure,
-    /// The host's network is the default for now.
     #[value(name = "network.host")]
     NetworkHost,
 }

@@ -23,6 +23,7 @@ pub(super) use options::extra_host;
 
 use self::dockerfile::DockerfileText;
 use super::output::write_outputs;
+use crate::cli::agents::RunningAgents;
 use crate::cli::diagnostic::SourceFile;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
@@ -125,12 +126,16 @@ fn at_work<T>(
     let session = Session::open(global)?;
     let cancel = cancel_on_signals()?;
     let progress = renderer(style);
+    let agents = RunningAgents::start(&arguments.ssh, &session.store)?;
+    let resources = arguments.resources();
     let puller = session.puller(&cancel);
     let workshop = Workshop {
         store: &session.store,
         snapshotter: &session.snapshotter,
         puller: &puller,
         secrets: &secrets,
+        agents: &agents.sockets,
+        resources: &resources,
         progress: &*progress,
         cancel: &cancel,
     };

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::Arguments;
-use super::arguments::Entitlement;
+use super::arguments::{Entitlement, Network};
 use super::contexts;
 use crate::cli::failure::Failure;
 use crate::graph::ExtraHost;
-use crate::planner::{Confinement, NoCache, PlanOptions};
+use crate::planner::{Confinement, HostNetwork, NoCache, PlanOptions};
 
 /// The moment that the build pretends to happen at.
 pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -33,6 +33,10 @@ pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeM
             .map(|text| extra_host(text))
             .collect::<Result<_, Failure>>()?,
         named_contexts,
+        host_network: match arguments.allow.contains(&Entitlement::NetworkHost) || arguments.network == Network::Host {
+            true => HostNetwork::Allowed,
+            false => HostNetwork::Refused,
+        },
         confinement: match arguments.allow.contains(&Entitlement::SecurityInsecure) {
             true => Confinement::Optional,
             false => Confinement::Required,
@@ -63,8 +67,12 @@ pub(in crate::cli::commands) fn extra_host(text: &str) -> Result<ExtraHost, Fail
         .split_once(['=', ':'])
         .filter(|(name, _)| !name.is_empty() && !name.contains(char::is_whitespace))
         .ok_or_else(|| Failure::usage(format!("--add-host {text}: expected name:address")))?;
+    // Steps and containers share the host's network, where the host is this.
+    let address = match address {
+        "host-gateway" => "127.0.0.1",
+        address => address.trim_matches(['[', ']']),
+    };
     let address: IpAddr = address
-        .trim_matches(['[', ']'])
         .parse()
         .map_err(|_| Failure::usage(format!("--add-host {text}: `{address}` is not an IP address")))?;
     Ok(ExtraHost {

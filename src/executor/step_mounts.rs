@@ -1,0 +1,249 @@
+//! What a step's mounts are made of: views of snapshots, copies of contexts, caches, secrets, agents.
+//!
+//! Owns what must live as long as the process, and lets go of all of it when the process has ended; how it gets into the
+//! root is the sandbox's affair.
+
+use std::io;
+use std::path::Path;
+
+use super::agent::Forwarding;
+use super::cache_mount::{self, Wanted};
+use super::exec::{ExecError, ExecTask};
+use super::file::{FileError, Input, copy_aside};
+use super::sandbox::{Bytes, SandboxSpec};
+use crate::graph::{
+    Access, CacheMount, CopyAction, FileAction, FileOp, Mount, MountKind, SecretMount, SshMount, Unpack,
+};
+use crate::progress::Event;
+use crate::snapshot::{ActiveSnapshot, ContainerPath, Rootfs};
+use crate::store::SnapshotId;
+
+/// Where in a root of its own a part of a context or snapshot is copied to.
+const COPY: &str = "source";
+
+/// What must live as long as the process: locks of cache mounts, files whose changes are thrown away, agents' sockets.
+#[derive(Default)]
+pub(super) struct Scene {
+    /// By name: two mounts of one cache in one step are one, however it is shared.
+    caches: Vec<(String, cache_mount::Held)>,
+    discarded: Vec<ActiveSnapshot>,
+    agents: Vec<Forwarding>,
+}
+
+impl ExecTask<'_> {
+    /// Adds the operation's mounts to `spec`, in their order.
+    pub(super) fn mounts(&self, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
+        self.open_caches(scene)?;
+        self.op
+            .mounts
+            .iter()
+            .try_for_each(|mount| self.mount(mount, spec, scene))
+    }
+
+    /// Opens all caches before anything is mounted, in the order of their names: two steps that want the same two for
+    /// themselves do not wait for each other.
+    fn open_caches(&self, scene: &mut Scene) -> Result<(), ExecError> {
+        let mut caches: Vec<(String, &CacheMount)> = Vec::new();
+        for mount in &self.op.mounts {
+            if let MountKind::Cache(cache) = &mount.kind {
+                caches.push((self.cache_name(cache), cache));
+            }
+        }
+        caches.sort_by(|(one, _), (other, _)| one.cmp(other));
+        caches.dedup_by(|(one, _), (other, _)| one == other);
+        for (name, cache) in caches {
+            let seed = |new: &Path| self.seed(cache, new);
+            let wanted = Wanted {
+                cache,
+                seed: self.seed_identity(cache).map(|identity| (identity, &seed as _)),
+            };
+            let waiting = || self.progress.report(Event::StepWaiting { step: self.step });
+            let held = cache_mount::open(self.store, &wanted, self.cancel, &waiting)?;
+            scene.caches.push((name, held));
+        }
+        Ok(())
+    }
+
+    fn cache_name(&self, cache: &CacheMount) -> String {
+        let nothing = |_: &Path| Ok(());
+        let seed = self.seed_identity(cache).map(|identity| (identity, &nothing as _));
+        Wanted { cache, seed }.name()
+    }
+
+    /// What stands for that which a new cache starts from.
+    fn seed_identity(&self, cache: &CacheMount) -> Option<[u8; 32]> {
+        let mut hash = blake3::Hasher::new_derive_key("builder 1 seed of a cache mount");
+        match self.inputs.get(cache.input?)? {
+            Input::Snapshot(None) => {}
+            Input::Snapshot(Some(snapshot)) => drop(hash.update(&snapshot.to_bits().to_le_bytes())),
+            Input::Context(context) => {
+                let directory = rustix::fs::fstat(context.root()).ok()?;
+                hash.update(&directory.st_dev.to_le_bytes())
+                    .update(&directory.st_ino.to_le_bytes());
+            }
+        }
+        Some(hash.finalize().into())
+    }
+
+    /// Makes `new` what the cache's `source` is in its input: a copy, since a cache changes and an input does not.
+    fn seed(&self, cache: &CacheMount, new: &Path) -> Result<(), FileError> {
+        let Some(input) = cache.input else {
+            return Ok(());
+        };
+        let copy = self.copy_of(input, &cache.source)?;
+        let root = copy.mount()?;
+        let made = ContainerPath::new(COPY)?;
+        if let Input::Snapshot(snapshot) = &self.inputs[input]
+            && let (Ok(own), Ok(directory)) = (
+                self.snapshotter
+                    .view(*snapshot)?
+                    .stat(&ContainerPath::new(&cache.source)?),
+                root.open_directory(&made),
+            )
+        {
+            // What is copied is the directory's content; the cache stands for the directory itself.
+            let given = rustix::fs::fchown(
+                &directory,
+                Some(rustix::fs::Uid::from_raw(own.st_uid)),
+                Some(rustix::fs::Gid::from_raw(own.st_gid)),
+            );
+            let mode = rustix::fs::Mode::from_raw_mode(own.st_mode & 0o7777);
+            let given = given.and_then(|()| rustix::fs::fchmod(&directory, mode));
+            // A user with a single id has one owner to give.
+            if let Err(errno) = given
+                && errno != rustix::io::Errno::INVAL
+            {
+                return Err(refused("give an owner to", &cache.source, errno.into()));
+            }
+        }
+        drop(root);
+        std::fs::rename(copy.overlay().upper.join(COPY), new).map_err(|error| refused("keep", &cache.source, error))
+    }
+
+    fn mount(&self, mount: &Mount, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
+        match &mount.kind {
+            MountKind::Bind { input, source, access } => {
+                let (view, path) = self.bind_source(*input, source, *access, scene)?;
+                spec.bind_part(mount.target.clone(), view.into_fd(), part(&path), *access);
+            }
+            MountKind::Cache(cache) => {
+                let name = self.cache_name(cache);
+                let held = scene.caches.iter().find(|(known, _)| *known == name);
+                let Some((_, held)) = held else {
+                    unreachable!("all caches were opened before")
+                };
+                let path = if cache.input.is_some() { "/" } else { &cache.source };
+                spec.bind_part(mount.target.clone(), held.tree()?, part(path), cache.access);
+            }
+            MountKind::Tmpfs { size, access } => spec.tmpfs(mount.target.clone(), *size, *access),
+            MountKind::Secret(secret) => self.secret(&mount.target, secret, spec)?,
+            MountKind::Ssh(ssh) => self.agent(&mount.target, ssh, spec, scene)?,
+            MountKind::File { content, mode } => {
+                spec.file(mount.target.clone(), content.clone(), *mode, (0, 0), Access::ReadOnly);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a bind mount takes, and where in it. Where the process may write, it writes to a copy that is thrown away.
+    fn bind_source(
+        &self,
+        input: usize,
+        source: &str,
+        access: Access,
+        scene: &mut Scene,
+    ) -> Result<(Rootfs, String), ExecError> {
+        let snapshot = match &self.inputs[input] {
+            Input::Snapshot(snapshot) => *snapshot,
+            // What the ignore file leaves out is not seen, and nothing of the user's directory is within the process's
+            // reach: a copy of this one path, which goes when the step has ended.
+            Input::Context(_) => {
+                let copy = self.copy_of(input, source)?;
+                let view = copy.mount()?;
+                scene.discarded.push(copy);
+                return Ok((view, format!("/{COPY}")));
+            }
+        };
+        if access == Access::ReadOnly {
+            return Ok((self.snapshotter.view(snapshot)?, source.to_owned()));
+        }
+        let active = self.snapshotter.prepare(snapshot)?;
+        let view = active.mount()?;
+        scene.discarded.push(active);
+        Ok((view, source.to_owned()))
+    }
+
+    /// What an input has at `source`, copied into a root of its own that nothing keeps.
+    fn copy_of(&self, input: usize, source: &str) -> Result<ActiveSnapshot, FileError> {
+        let copy = CopyAction {
+            input,
+            sources: vec![source.to_owned()],
+            destination: format!("/{COPY}"),
+            owner: None,
+            mode: None,
+            exclude: Vec::new(),
+            parents: false,
+            unpack: Unpack::Never,
+        };
+        let op = FileOp {
+            base: None,
+            actions: vec![FileAction::Copy(copy)],
+        };
+        copy_aside(&op, self.inputs, self.snapshotter, self.cancel)
+    }
+
+    /// The value is in memory only: in a file that no disk holds, in a variable of the process.
+    fn secret(&self, target: &str, secret: &SecretMount, spec: &mut SandboxSpec) -> Result<(), ExecError> {
+        let value = self.secrets.read(&secret.id)?;
+        if value.is_none() && secret.required {
+            return Err(ExecError::NoSecret(secret.id.clone()));
+        }
+        if let Some(name) = &secret.env {
+            // A variable that was asked for is there, if only with nothing in it: BuildKit's way.
+            let value = value.as_deref().unwrap_or_default();
+            if value.contains(&0) {
+                return Err(ExecError::SecretVariable(secret.id.clone()));
+            }
+            spec.env.push(Bytes([name.as_bytes(), b"=", value].concat()));
+        }
+        if let (Some(value), true) = (value, secret.file) {
+            spec.file(target, value, secret.mode, (secret.uid, secret.gid), Access::ReadOnly);
+        }
+        Ok(())
+    }
+
+    /// A socket of this step alone, behind which the user's agent answers. An agent that is not there is no mount.
+    fn agent(&self, target: &str, ssh: &SshMount, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
+        let Some(agent) = self.agents.0.get(&ssh.id) else {
+            return match ssh.required {
+                true => Err(ExecError::NoAgent(ssh.id.clone())),
+                false => Ok(()),
+            };
+        };
+        let forwarding = Forwarding::start(self.store, ssh, agent)?;
+        spec.bind(target, forwarding.tree()?, Access::ReadWrite);
+        scene.agents.push(forwarding);
+        Ok(())
+    }
+
+    /// The snapshot that is input `index`; `None` for an empty one.
+    pub(super) fn snapshot(&self, index: usize) -> Option<SnapshotId> {
+        match &self.inputs[index] {
+            Input::Snapshot(snapshot) => *snapshot,
+            Input::Context(_) => None,
+        }
+    }
+}
+
+fn refused(action: &'static str, path: &str, source: io::Error) -> FileError {
+    FileError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The part of a tree that is mounted: an empty path and `/` are all of it.
+fn part(path: &str) -> Option<Vec<u8>> {
+    (!path.trim_matches('/').is_empty()).then(|| path.as_bytes().to_vec())
+}
