@@ -32,6 +32,8 @@ pub fn foresee(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Forecas
         snapshotter,
         puller,
         secrets,
+        agents,
+        resources,
         progress,
         cancel,
     } = workshop;
@@ -56,6 +58,8 @@ pub fn foresee(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Forecas
         fetcher: &fetcher,
         contexts: &contexts,
         secrets,
+        agents,
+        resources,
         progress,
         cancel,
     };
