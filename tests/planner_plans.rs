@@ -845,21 +845,34 @@ fn build_checks_of_the_text_are_told_beside_those_of_the_scope() {
 }
 
 #[test]
-fn an_unused_build_argument_is_told() {
-    let build_args = ["X", "HTTPS_PROXY", "BUILDKIT_INLINE_CACHE", "TARGETARCH"];
-    let build_args = build_args
-        .iter()
-        .map(|name| ((*name).to_owned(), "1".to_owned()))
-        .collect();
-    let plan = planned_with(
-        "FROM busybox\nARG Y\n",
-        &PlanOptions {
+fn unused_build_arguments_are_told() {
+    let told = |names: &[&str]| {
+        let build_args = names.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect();
+        let options = PlanOptions {
             build_args,
             ..options()
-        },
+        };
+        let plan = planned_with("FROM busybox\nARG VERSION\n", &options);
+        let warnings = plan.warnings.into_iter().map(|warning| (warning.message, warning.hint));
+        warnings.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(&["X", "HTTPS_PROXY", "BUILDKIT_INLINE_CACHE", "TARGETARCH", "VERSION"]),
+        [("build-arg `X` was not consumed: no ARG declares it".to_owned(), None)]
     );
-    let messages: Vec<&str> = plan.warnings.iter().map(|warning| warning.message.as_str()).collect();
-    assert_eq!(messages, ["build argument X is not used: no ARG declares it"]);
+    assert_eq!(
+        told(&["X", "VERSOIN", "Y"]),
+        [
+            (
+                "build-arg `VERSOIN` was not consumed: no ARG declares it".to_owned(),
+                Some("did you mean `VERSION`?".to_owned())
+            ),
+            (
+                "build-args `X`, `Y` were not consumed: no ARG declares them".to_owned(),
+                None
+            )
+        ]
+    );
 }
 
 #[test]

@@ -125,14 +125,34 @@ pub(super) fn unused_build_args(
             declared.extend(definitions.iter().map(|definition| definition.name.raw.as_str()));
         }
     }
-    for name in options.build_args.keys() {
+    let is_unused = |name: &&String| {
         let special = SPECIAL_ARGUMENTS.contains(&name.as_str());
         let proxy = PROXY_ARGUMENTS.iter().any(|proxy| proxy.eq_ignore_ascii_case(name));
-        if !declared.contains(name.as_str()) && !special && !proxy {
-            let message = format!("build argument {name} is not used: no ARG declares it");
-            let similar = nearest(name, declared.iter().copied().take(MOST_CANDIDATES));
-            let hint = similar.map(|similar| format!("did you mean `{similar}`?"));
-            report.warn(message, None, hint);
+        !declared.contains(name.as_str()) && !special && !proxy
+    };
+    let mut unused = Vec::new();
+    for name in options.build_args.keys().filter(is_unused) {
+        let quoted = format!("`{name}`");
+        match nearest(name, declared.iter().copied().take(MOST_CANDIDATES)) {
+            Some(similar) => {
+                let hint = format!("did you mean `{similar}`?");
+                report.warn(not_consumed(&[quoted]), None, Some(hint));
+            }
+            None => unused.push(quoted),
         }
+    }
+    if !unused.is_empty() {
+        report.warn(not_consumed(&unused), None, None);
+    }
+}
+
+/// Docker's words for it.
+fn not_consumed(names: &[String]) -> String {
+    match names {
+        [name] => format!("build-arg {name} was not consumed: no ARG declares it"),
+        _ => format!(
+            "build-args {} were not consumed: no ARG declares them",
+            names.join(", ")
+        ),
     }
 }

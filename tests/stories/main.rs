@@ -15,6 +15,7 @@ mod build_with_stages;
 mod check_a_dockerfile;
 mod copy_files;
 mod format_a_dockerfile;
+mod give_arguments;
 mod interrupt_a_build;
 mod make_mistakes;
 mod mount_things;

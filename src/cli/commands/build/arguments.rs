@@ -34,6 +34,10 @@ pub(in crate::cli) struct Arguments {
     /// Set a build argument, `NAME=value`; `NAME` alone takes the value from the environment.
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     pub(super) build_args: Vec<String>,
+    /// Read build arguments from a file, one `NAME=value` a line, empty lines and `#` comments left out; `--build-arg`
+    /// comes before it.
+    #[arg(long = "build-arg-file", value_name = "FILE")]
+    pub(super) build_arg_files: Vec<PathBuf>,
     /// One more place to copy from: `name=` and a directory, `docker-image://reference`, the address of a git repository,
     /// or the URL of a file (which is called `context` there); takes the place of a stage or image of that name.
     #[arg(long = "build-context", value_name = "NAME=VALUE")]

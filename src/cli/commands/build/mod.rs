@@ -4,6 +4,7 @@
 //! plan is told, `tell` what is said of the result.
 
 mod arguments;
+mod build_args;
 mod calls;
 mod contexts;
 mod dockerfile;

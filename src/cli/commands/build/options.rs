@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::Arguments;
 use super::arguments::{Entitlement, Network};
-use super::contexts;
+use super::{build_args, contexts};
 use crate::cli::failure::Failure;
 use crate::graph::ExtraHost;
 use crate::planner::{Confinement, HostNetwork, NoCache, PlanOptions};
@@ -19,7 +19,7 @@ pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeM
     let named_contexts = contexts::named(&pairs(&arguments.build_contexts, "--build-context")?, &mut contexts)?;
     let options = PlanOptions {
         target: arguments.target.clone(),
-        build_args: with_epoch(build_args(&arguments.build_args)),
+        build_args: with_epoch(build_args::read(arguments)?),
         labels: pairs(&arguments.labels, "--label")?,
         no_cache: match (arguments.no_cache, arguments.no_cache_filter.as_slice()) {
             (true, _) => NoCache::All,
@@ -44,14 +44,6 @@ pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeM
         ..PlanOptions::default()
     };
     Ok((options, contexts))
-}
-
-fn build_args(values: &[String]) -> BTreeMap<String, String> {
-    let value = |text: &String| match text.split_once('=') {
-        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
-        None => std::env::var(text).ok().map(|value| (text.clone(), value)),
-    };
-    values.iter().filter_map(value).collect()
 }
 
 fn pairs(values: &[String], flag: &str) -> Result<BTreeMap<String, String>, Failure> {
