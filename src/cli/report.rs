@@ -7,6 +7,7 @@ use super::diagnostic::{Grade, Remark, SourceFile, draw, draw_for, span_of_lines
 use super::failure::{Failure, Fault, fault_of_pull, fault_of_source, fault_of_step, with_causes};
 use super::progress::printable;
 use crate::executor::ExecError;
+use crate::executor::sandbox::SandboxError;
 use crate::parser::{Diagnostic, line_of};
 use crate::pipeline::{BuildError, CallError};
 use crate::planner::{PlanError, PlanErrors, Problem, Warning};
@@ -126,6 +127,7 @@ fn step_failure(source: &SourceFile<'_>, name: &str, lines: Option<(usize, usize
     }
     let hint = match error {
         StepError::Source(error) => error.hint(),
+        StepError::Exec(ExecError::Sandbox(SandboxError::Setup(failure))) => failure.advice(),
         _ => None,
     };
     let remark = Remark {

@@ -69,7 +69,9 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Sandbox(SandboxError::Setup(SetupFailure::NotFound { .. })) => 127,
-            RunError::Sandbox(SandboxError::Setup(SetupFailure::NotExecutable { .. })) => 126,
+            RunError::Sandbox(SandboxError::Setup(
+                SetupFailure::NotExecutable { .. } | SetupFailure::Foreign { .. },
+            )) => 126,
             _ => 125,
         }
     }
@@ -79,6 +81,7 @@ impl RunError {
         match self {
             RunError::NoCommand => Some("give one after the image's name"),
             RunError::NameTaken(_) => Some("remove that container with `builder rm`, or take another name"),
+            RunError::Sandbox(SandboxError::Setup(failure)) => failure.advice(),
             RunError::NoContainer(_) => Some("`builder ps -a` lists those that are there"),
             _ => None,
         }

@@ -25,8 +25,9 @@ pub use foresee::{Prospect, foresee};
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::context::LocalContext;
+use crate::executor::sandbox::{self, Runs};
 use crate::executor::{Agents, Resources, SecretSource};
-use crate::graph::{Graph, VertexId};
+use crate::graph::{Graph, Op, VertexId};
 use crate::progress::{Event, Outcome, Progress, StepId};
 use crate::pull::Puller;
 use crate::snapshot::Snapshotter;
@@ -116,6 +117,7 @@ pub fn solve(
     let keys = Keys::compute(graph, targets, services)?;
     let decisions = lookup::decide(graph, targets, &keys, services.cache, services.store)?;
     let known = report_known(graph, &keys, &decisions, services.progress);
+    warn_of_foreign_steps(graph, &decisions, services.progress);
     let mut run = schedule::run(graph, targets, &keys, &decisions, services, options)?;
     let result = |target| {
         let Made { snapshot, created } = run.results.get(target).copied().unwrap_or_default();
@@ -129,6 +131,24 @@ pub fn solve(
         results,
         steps: steps.into_iter().map(|(_, report)| report).collect(),
     })
+}
+
+/// Says, before anything is fetched for them, that steps are to run which this machine most likely cannot run.
+fn warn_of_foreign_steps(graph: &Graph, decisions: &BTreeMap<VertexId, Decision>, progress: &dyn Progress) {
+    let mut seen = Vec::new();
+    for (id, decision) in decisions {
+        let Op::Exec(exec) = &graph[*id].op else { continue };
+        if *decision != Decision::Run || seen.contains(&&exec.platform) {
+            continue;
+        }
+        seen.push(&exec.platform);
+        if sandbox::runs(&exec.platform) == Runs::No {
+            let (platform, what_to_do) = (&exec.platform, sandbox::EMULATION);
+            progress.report(Event::Warning {
+                message: format!("steps run programs for {platform}, and there is no emulator for it: {what_to_do}"),
+            });
+        }
+    }
 }
 
 /// Says which steps need not run: those that hit, and those that only lead to hits.

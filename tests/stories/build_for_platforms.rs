@@ -461,3 +461,51 @@ fn ordinary_users_build_for_others_too() {
         "arm64\naarch64\n"
     );
 }
+
+#[test]
+fn a_program_that_no_emulator_runs_is_named_with_what_to_install() {
+    let project = Project::new();
+    // The first bytes of a program for Itanium, which nobody emulates; and a script that is for it.
+    let program = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x32\0";
+    fs::write(project.directory().join("program"), program).unwrap();
+    project.write("script", "#!/program\n");
+    let dockerfile = |run: &str| format!("FROM busybox\nCOPY --chmod=755 program script /\n{run}\n");
+    for name in ["/program", "/script"] {
+        project.write("Dockerfile", &dockerfile(&format!("RUN [\"{name}\"]")));
+        project
+            .build(".")
+            .exits(1)
+            .says("Dockerfile:3")
+            .says(&format!("\"{name}\" is for another processor (ELF machine 50)"))
+            .says("no emulator is registered with the kernel")
+            .says("qemu-user-static");
+    }
+    project.write("Dockerfile", &dockerfile("CMD [\"/program\"]"));
+    project.build("-t app .").succeeds();
+    project.run("app").exits(126).says("qemu-user-static");
+}
+
+#[test]
+fn what_runs_nothing_needs_no_emulator() {
+    let project = Project::new();
+    project.write(
+        "Dockerfile",
+        "FROM --platform=$BUILDPLATFORM busybox AS build\n\
+         ARG TARGETOS TARGETARCH TARGETVARIANT TARGETPLATFORM BUILDARCH\n\
+         RUN echo $TARGETPLATFORM $TARGETOS $TARGETARCH $TARGETVARIANT > /built-for\n\
+         FROM scratch\nCOPY --from=build /built-for /\nCOPY Dockerfile /\n",
+    );
+    let platforms = "linux/s390x,linux/arm/v6,linux/ppc64le";
+    let built = project
+        .build(&format!("--platform {platforms} -o type=local,dest=out ."))
+        .succeeds();
+    assert!(!built.stderr.contains("emulator"), "{}", built.stderr);
+    for (directory, expected) in [
+        ("linux_s390x", "linux/s390x linux s390x\n"),
+        ("linux_arm_v6", "linux/arm/v6 linux arm v6\n"),
+        ("linux_ppc64le", "linux/ppc64le linux ppc64le\n"),
+    ] {
+        let file = project.directory().join("out").join(directory).join("built-for");
+        assert_eq!(fs::read_to_string(file).unwrap(), expected);
+    }
+}

@@ -81,6 +81,16 @@ pub enum SetupFailure {
         /// Why.
         reason: String,
     },
+    /// The program is for another processor.
+    #[error("{program:?} is for {processor}, which this machine cannot run: {emulator}")]
+    Foreign {
+        /// As it was given, or as it was found.
+        program: String,
+        /// `aarch64`.
+        processor: String,
+        /// What is wrong with the emulator.
+        emulator: Emulator,
+    },
     /// The working directory cannot be entered.
     #[error("the working directory {path:?} cannot be entered: {}", Errno::from_raw_os_error(*.errno))]
     WorkingDirectory {
@@ -117,6 +127,24 @@ pub enum SetupFailure {
     },
 }
 
+/// Why no emulator runs a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Emulator {
+    /// The kernel knows none.
+    Missing,
+    /// The kernel knows one by a path, and there is nothing at that path inside.
+    OutOfReach,
+}
+
+impl std::fmt::Display for Emulator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Emulator::Missing => "no emulator is registered with the kernel",
+            Emulator::OutOfReach => "the emulator that is registered with the kernel does not exist inside",
+        })
+    }
+}
+
 fn along(path: &str) -> String {
     match path {
         "" => String::new(),
@@ -125,6 +153,24 @@ fn along(path: &str) -> String {
 }
 
 impl SetupFailure {
+    /// What the user can do, where that is known.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            SetupFailure::Foreign {
+                emulator: Emulator::Missing,
+                ..
+            } => Some(super::EMULATION),
+            SetupFailure::Foreign {
+                emulator: Emulator::OutOfReach,
+                ..
+            } => {
+                Some("register it with the flag F, as the package qemu-user-static does: the kernel keeps it open then")
+            }
+            _ => None,
+        }
+    }
+
     /// For `map_err`: what was attempted when the kernel refused.
     pub(super) fn kernel(action: impl Into<String>) -> impl FnOnce(Errno) -> Self {
         move |errno| SetupFailure::Kernel {

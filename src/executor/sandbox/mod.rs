@@ -20,6 +20,7 @@ mod init;
 mod kernel_files;
 mod launch;
 mod lines;
+mod machine;
 mod mounts;
 mod output;
 mod program;
@@ -29,13 +30,17 @@ mod spec;
 mod supervisor;
 mod targets;
 
-pub use control::{Exit, SetupFailure};
+pub use control::{Emulator, Exit, SetupFailure};
 pub use launch::{Heard, Running, SandboxError, start};
+pub use machine::{Runs, runs};
 pub use output::run;
 pub use spec::{
     Access, Bytes, Confinement, Identity, Limit, LimitedResource, MemoryFile, Network, NewPrivileges, SandboxMount,
     SandboxSpec, Source, Stdio, TerminalSize,
 };
+
+/// How to have programs for other processors run.
+pub const EMULATION: &str = "install the package qemu-user-static, which registers QEMU's emulators with the kernel";
 
 /// The first argument that makes the program a sandbox's supervisor.
 const RESERVED_ARGUMENT: &str = "__sandbox";

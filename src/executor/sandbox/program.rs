@@ -10,9 +10,9 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
-use super::control::{self, Report, SetupFailure};
+use super::control::{self, Emulator, Report, SetupFailure};
 use super::spec::{Limit, LimitedResource, NewPrivileges, SandboxSpec};
-use super::{capabilities, rootless, seccomp};
+use super::{capabilities, machine, rootless, seccomp};
 
 /// Where programs are looked for without a `PATH`: Docker's default.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -241,7 +241,7 @@ fn execute(spec: &SandboxSpec) -> SetupFailure {
                 program,
                 searched: String::new(),
             },
-            errno => not_executable(program, errno),
+            errno => not_executable(&name, errno),
         };
     }
     search(&name, program, &words, &environment, search_path(spec))
@@ -270,7 +270,7 @@ fn search(name: &[u8], program: String, words: &[CString], environment: &[CStrin
         }
     }
     match found {
-        Some((candidate, errno)) => not_executable(String::from_utf8_lossy(&candidate).into_owned(), errno),
+        Some((candidate, errno)) => not_executable(&candidate, errno),
         None => SetupFailure::NotFound {
             program,
             searched: String::from_utf8_lossy(path).into_owned(),
@@ -278,7 +278,22 @@ fn search(name: &[u8], program: String, words: &[CString], environment: &[CStrin
     }
 }
 
-fn not_executable(program: String, errno: Errno) -> SetupFailure {
+fn not_executable(path: &[u8], errno: Errno) -> SetupFailure {
+    let program = String::from_utf8_lossy(path).into_owned();
+    let emulator = match errno {
+        Errno::NOEXEC => Some(Emulator::Missing),
+        Errno::NOENT => Some(Emulator::OutOfReach),
+        _ => None,
+    };
+    if let Some(emulator) = emulator
+        && let Some(processor) = machine::foreign(path)
+    {
+        return SetupFailure::Foreign {
+            program,
+            processor,
+            emulator,
+        };
+    }
     let reason = match errno {
         Errno::NOENT => "the interpreter that it names, or its dynamic loader, does not exist".into(),
         Errno::NOEXEC => "it is neither a program for this machine nor a script that begins with #!".into(),
