@@ -471,7 +471,7 @@ fn a_program_that_no_emulator_runs_is_named_with_what_to_install() {
     project.write("script", "#!/program\n");
     let dockerfile = |run: &str| format!("FROM busybox\nCOPY --chmod=755 program script /\n{run}\n");
     for name in ["/program", "/script"] {
-        project.write("Dockerfile", &dockerfile(&format!("RUN [\"{name}\"]")));
+        project.write("Dockerfile", dockerfile(&format!("RUN [\"{name}\"]")));
         project
             .build(".")
             .exits(1)
@@ -480,7 +480,7 @@ fn a_program_that_no_emulator_runs_is_named_with_what_to_install() {
             .says("no emulator is registered with the kernel")
             .says("qemu-user-static");
     }
-    project.write("Dockerfile", &dockerfile("CMD [\"/program\"]"));
+    project.write("Dockerfile", dockerfile("CMD [\"/program\"]"));
     project.build("-t app .").succeeds();
     project.run("app").exits(126).says("qemu-user-static");
 }
