@@ -5,7 +5,7 @@ use super::check::CheckOptions;
 use super::diagnostic::Diagnostic;
 
 /// A comment that may be a directive, cut: key, value, and where in the comment the value starts.
-fn cut_directive(comment: &str) -> Option<(&str, &str, usize)> {
+pub(super) fn cut_directive(comment: &str) -> Option<(&str, &str, usize)> {
     let (key, value) = comment.split_once('=')?;
     let key = key.trim();
     let value_at = comment.len() - value.trim_start().len();

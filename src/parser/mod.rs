@@ -24,6 +24,7 @@ mod rule;
 mod source;
 mod split;
 mod suggest;
+mod syntax;
 
 pub use ast::*;
 pub use check::{CheckError, CheckOptions, RuleSet};
@@ -39,3 +40,4 @@ pub use parse::{MAX_DOCKERFILE_BYTES, MAX_ERRORS, MAX_INSTRUCTIONS, MAX_STAGES, 
 pub use rule::Rule;
 pub use source::MAX_LINE_BYTES;
 pub use suggest::nearest;
+pub use syntax::frontend_of;

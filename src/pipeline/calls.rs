@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use super::dockerfile::read;
 use crate::context::{ContextError, IgnoreRules, ignore_rules};
 use crate::graph::ImageSource;
 use crate::oci::{ChainId, Digest};
@@ -49,6 +50,12 @@ pub enum CallError {
     Context(#[from] ContextError),
 }
 
+impl From<Vec<Diagnostic>> for CallError {
+    fn from(diagnostics: Vec<Diagnostic>) -> Self {
+        Self::Parse(diagnostics)
+    }
+}
+
 /// A stage that can be built.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
@@ -71,10 +78,10 @@ pub struct Target {
 /// # Errors
 /// A context whose ignore file cannot be read. What is wrong with the Dockerfile is in the answer.
 pub fn check(request: &CallRequest, looker: &Looker) -> Result<Checked, ContextError> {
-    let dockerfile = match parser::parse(&request.dockerfile) {
+    let dockerfile = match read(&request.dockerfile, &request.plan) {
         Ok(dockerfile) => dockerfile,
-        Err(diagnostics) => {
-            let errors = Some(CallError::Parse(diagnostics));
+        Err(error) => {
+            let errors = Some(error);
             let warnings = Vec::new();
             return Ok(Checked { warnings, errors });
         }
@@ -101,7 +108,7 @@ pub fn check(request: &CallRequest, looker: &Looker) -> Result<Checked, ContextE
 /// # Errors
 /// When it cannot be built.
 pub fn outline(request: &CallRequest, looker: &Looker) -> Result<(Outline, Vec<Warning>), CallError> {
-    let dockerfile = parser::parse(&request.dockerfile).map_err(CallError::Parse)?;
+    let dockerfile = read::<CallError>(&request.dockerfile, &request.plan)?;
     let options = PlanOptions {
         purpose: Purpose::Outline,
         ignored: ignored(request)?,
@@ -115,8 +122,8 @@ pub fn outline(request: &CallRequest, looker: &Looker) -> Result<(Outline, Vec<W
 ///
 /// # Errors
 /// When the Dockerfile is malformed.
-pub fn targets(dockerfile: &[u8]) -> Result<Vec<Target>, CallError> {
-    let Dockerfile { stages, .. } = parser::parse(dockerfile).map_err(CallError::Parse)?;
+pub fn targets(request: &CallRequest) -> Result<Vec<Target>, CallError> {
+    let Dockerfile { stages, .. } = read::<CallError>(&request.dockerfile, &request.plan)?;
     let count = stages.len();
     let target = |(index, stage): (usize, parser::Stage)| Target {
         name: stage.name.map(|name| name.value),

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{BuildError, BuildRequest, Workshop, bases, contexts, platforms, sources};
+use super::{BuildError, BuildRequest, Workshop, bases, contexts, dockerfile, platforms, sources};
 use crate::cache::Cache;
 use crate::graph::{Graph, VertexId};
-use crate::parser;
 use crate::planner::Warning;
 use crate::solver::{self, Prospect, Services};
 
@@ -38,7 +37,7 @@ pub fn foresee(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Forecas
         cancel,
     } = workshop;
     let _in_use = store.in_use()?;
-    let dockerfile = parser::parse(&request.dockerfile).map_err(BuildError::Parse)?;
+    let dockerfile = dockerfile::read::<BuildError>(&request.dockerfile, &request.plan)?;
     let contexts = contexts::open(request, store)?;
     let secret = sources::secrets(secrets);
     let fetcher = sources::fetcher(workshop, &secret, &request.variables);

@@ -7,6 +7,7 @@ mod annotations;
 mod bases;
 mod calls;
 mod contexts;
+mod dockerfile;
 mod foresee;
 mod platforms;
 mod remote;
@@ -30,7 +31,7 @@ use crate::executor::{Agents, Resources, SecretSource};
 use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
 use crate::graph::VertexId;
 use crate::oci::{Digest, ImageConfig, Platform, Reference};
-use crate::parser::{self, Diagnostic};
+use crate::parser::Diagnostic;
 use crate::planner::{PlanErrors, PlanOptions, Warning};
 use crate::progress::Progress;
 use crate::pull::{PullPolicy, Puller};
@@ -153,6 +154,12 @@ pub enum BuildError {
     Store(#[from] StoreError),
 }
 
+impl From<Vec<Diagnostic>> for BuildError {
+    fn from(diagnostics: Vec<Diagnostic>) -> Self {
+        Self::Parse(diagnostics)
+    }
+}
+
 /// Builds an image.
 ///
 /// # Errors
@@ -169,7 +176,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         cancel,
     } = workshop;
     let _in_use = store.in_use()?;
-    let dockerfile = parser::parse(&request.dockerfile).map_err(BuildError::Parse)?;
+    let dockerfile = dockerfile::read::<BuildError>(&request.dockerfile, &request.plan)?;
     let contexts = contexts::open(request, store)?;
     let secret = sources::secrets(secrets);
     let fetcher = sources::fetcher(workshop, &secret, &request.variables);

@@ -79,6 +79,16 @@ impl PlanError {
 /// What is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
+    /// The file is for another frontend than the Dockerfile's.
+    #[error("{asker} asks for the frontend `{frontend}`, and builder has none but that of docker/dockerfile")]
+    ForeignFrontend {
+        /// The file, or the build argument.
+        asker: &'static str,
+        /// The frontend.
+        frontend: String,
+        /// A name of the Dockerfile's frontend that is like it.
+        similar: Option<String>,
+    },
     /// `--target` names no stage.
     #[error("there is no stage `{name}` to build")]
     UnknownTarget {
@@ -349,6 +359,11 @@ impl Problem {
     pub fn hint(&self) -> Option<String> {
         let did_you_mean = |similar: &Option<String>| similar.as_ref().map(|name| format!("did you mean `{name}`?"));
         match self {
+            Problem::ForeignFrontend { similar, .. } => did_you_mean(similar).or_else(|| {
+                let hint = "if the file is in the language of Dockerfiles, say so with --build-arg BUILDKIT_SYNTAX=docker/dockerfile:1; \
+                            a language of its own needs BuildKit, which runs its frontend";
+                Some(hint.into())
+            }),
             Problem::UnknownTarget { similar, known, .. } => did_you_mean(similar).or_else(|| stages_hint(known)),
             Problem::EmptyInFrom { similar, .. } => did_you_mean(similar).or_else(|| {
                 Some("declare it with ARG before the first FROM, with a default, or give it with --build-arg".into())

@@ -14,6 +14,7 @@ mod environment;
 mod epoch;
 mod error;
 mod expand;
+mod frontend;
 mod globals;
 mod history;
 mod images;
@@ -33,6 +34,7 @@ mod steps;
 
 pub use address::{AddressError, BareForm, file_address, git_address, is_url};
 pub use error::{PlanError, PlanErrors, Problem};
+pub use frontend::check_frontend;
 pub use images::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
 pub use options::{Confinement, HostNetwork, MainContext, NamedContext, NoCache, PlanOptions};
 pub use outline::{Outline, OutlinedArg, OutlinedMount};

@@ -20,6 +20,7 @@ mod interrupt_a_build;
 mod make_mistakes;
 mod mount_things;
 mod move_images;
+mod name_a_frontend;
 mod reproduce_an_image;
 mod run_images;
 mod run_steps;

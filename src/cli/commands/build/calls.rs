@@ -148,7 +148,7 @@ pub(super) fn run(
             }
         }
         Method::Targets => {
-            let targets = pipeline::targets(&request.dockerfile);
+            let targets = pipeline::targets(&request);
             let targets = targets.map_err(|error| call_failure(&answer.source, error))?;
             match call.format {
                 Format::Json => print_json(&answer.targets(&targets)),
