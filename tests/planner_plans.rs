@@ -182,6 +182,7 @@ fn render(plan: &BuildPlan) -> String {
                 lines.extend(exec.mounts.iter().map(|mount| format!("       {mount:?}")));
             }
             Op::File(file) => lines.extend(file.actions.iter().map(|action| format!("     {action:?}"))),
+            Op::Merge(merge) => lines.push(format!("     {merge:?}")),
         }
     }
     lines.push(format!(
@@ -990,4 +991,40 @@ fn steps_name_their_platforms_where_there_are_several() {
     assert_eq!(graph.len() - before, 2, "`RUN two` and COPY are not the same");
     assert_eq!(places[0].index(), 0, "the base image is");
     assert_eq!(places[1].index(), 1, "and so is the step before TARGETARCH");
+}
+
+#[test]
+fn a_linked_copy_needs_its_base_only_to_be_put_on_it() {
+    let merges = |source: &str| {
+        let plan = planned(source);
+        let merges = plan
+            .graph
+            .iter()
+            .filter(|(_, vertex)| matches!(vertex.op, Op::Merge(_)));
+        let bases = plan.graph.iter().filter_map(|(_, vertex)| match &vertex.op {
+            Op::File(file) => Some(file.base),
+            _ => None,
+        });
+        (merges.count(), bases.collect::<Vec<_>>())
+    };
+    assert_eq!(
+        merges("FROM busybox\nCOPY --link a /b\nADD --link c /d\n"),
+        (2, vec![None, None])
+    );
+    assert_eq!(
+        merges("FROM busybox\nCOPY --link --chown=root:5 a /b\n"),
+        (1, vec![None])
+    );
+    assert_eq!(merges("FROM busybox\nCOPY --link=false a /b\n"), (0, vec![Some(0)]));
+    // These look at their base.
+    assert_eq!(
+        merges("FROM busybox\nCOPY --link --chown=app a /b\n"),
+        (0, vec![Some(0)])
+    );
+    assert_eq!(
+        merges("FROM busybox\nCOPY --link --chmod=700 a /b\n"),
+        (0, vec![Some(0)])
+    );
+    // There is nothing to be put on.
+    assert_eq!(merges("FROM scratch\nCOPY --link a /b\n"), (0, vec![None]));
 }

@@ -18,6 +18,8 @@ pub enum Op {
     Exec(Exec),
     /// Changes to files, made by the builder itself.
     File(FileOp),
+    /// A layer that was made on nothing, put on a file system.
+    Merge(Merge),
 }
 
 impl Op {
@@ -40,6 +42,7 @@ impl Op {
                 .into_iter()
                 .chain(file.actions.iter().filter_map(FileAction::input))
                 .collect(),
+            Op::Merge(merge) => vec![merge.base, merge.layer],
         };
         indices.into_iter()
     }
@@ -285,6 +288,19 @@ pub struct FileOp {
     pub base: Option<usize>,
     /// The changes.
     pub actions: Vec<FileAction>,
+}
+
+/// A layer on a file system: what the layer has hides what was there. Directories that both have hold what is in
+/// either, and look as in the layer, but for those on the way to `destination`, itself among them: they stay as they
+/// were.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Merge {
+    /// The input that the layer is put on.
+    pub base: usize,
+    /// The input that is the layer.
+    pub layer: usize,
+    /// Where the layer's files went, absolute.
+    pub destination: String,
 }
 
 /// One change.

@@ -38,7 +38,7 @@ pub fn check_frontend(source: &[u8], options: &PlanOptions) -> Result<(), PlanEr
     if replaced || is_dockerfile(&frontend) {
         return Ok(());
     }
-    let similar = nearest(repository(&frontend), REPOSITORIES.into_iter());
+    let similar = nearest(repository(&frontend), REPOSITORIES);
     let problem = Problem::ForeignFrontend {
         asker,
         similar: similar.map(str::to_owned),

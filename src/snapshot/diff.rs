@@ -50,6 +50,8 @@ struct Walk<'a, 'w> {
     written: HashMap<(u64, u64), Vec<u8>>,
     /// `diff.below`, once it was needed.
     below: Option<Option<Rootfs>>,
+    /// Whether this is a merged layer, whose directories are in it or not whatever lies below.
+    is_merged: bool,
 }
 
 /// Writes the layer.
@@ -66,6 +68,11 @@ pub(super) fn write_below<'w>(
     out: ArchiveWriter<'w>,
 ) -> Result<ArchiveWriter<'w>, SnapshotError> {
     let root = open_subdirectory(diff.root, c".").map_err(|errno| failed("open", b"", errno))?;
+    let is_merged = diff.has_parent
+        && Node::Open(root.as_fd())
+            .get(diff.marks.kept())
+            .map_err(|errno| failed("examine", b"", errno))?
+            .is_some();
     let mut walk = Walk {
         diff,
         out,
@@ -73,6 +80,7 @@ pub(super) fn write_below<'w>(
         waiting: Vec::new(),
         written: HashMap::new(),
         below: None,
+        is_merged,
     };
     if !place.is_empty() {
         let stat = rustix::fs::fstat(&root).map_err(|errno| failed("stat", place, errno))?;
@@ -159,11 +167,14 @@ impl Walk<'_, '_> {
         let directory = open_subdirectory(parent, name).map_err(|errno| self.failed("open", errno))?;
         let stat = rustix::fs::fstat(&directory).map_err(|errno| self.failed("examine", errno))?;
         let all = self.xattrs(Node::Open(directory.as_fd()))?;
+        if self.is_merged && value(&all, self.diff.marks.kept()).is_some() {
+            return self.contents(directory.as_fd());
+        }
         let is_opaque = value(&all, self.diff.marks.opaque()).is_some_and(|value| value == b"y");
         let mut entry = self.describe(EntryKind::Directory, &stat, all);
         entry.path.push(b'/');
         let waiting = self.waiting.len();
-        let is_changed = is_opaque || self.is_changed_directory(&entry)?;
+        let is_changed = self.is_merged || is_opaque || self.is_changed_directory(&entry)?;
         match is_changed {
             true => self.write(&entry)?,
             false => self.waiting.push(entry),

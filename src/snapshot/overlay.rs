@@ -71,6 +71,15 @@ impl Marks {
         }
     }
 
+    /// The attribute of a directory that a merged layer keeps as it is below; the root of a merged layer has it, too.
+    /// As overlayfs' own attributes, overlayfs neither shows it nor copies it up.
+    pub(super) fn kept(self) -> &'static CStr {
+        match self {
+            Self::Trusted => c"trusted.overlay.builder.kept",
+            Self::User => c"user.overlay.builder.kept",
+        }
+    }
+
     /// Features off that leave marks in the upper directory which a layer cannot express, or follow marks of an image.
     fn options(self) -> &'static [(&'static str, &'static str)] {
         match self {

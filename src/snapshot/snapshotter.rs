@@ -10,9 +10,11 @@ use super::deferred::Deferred;
 use super::diff::{Diff, write_below, write_diff};
 use super::error::SnapshotError;
 use super::ids::IdMode;
+use super::merge::{Merged, Merging};
 use super::overlay::{self, Access, MOST_LOWERS, Marks, OverlayDirs};
+use super::path::ContainerPath;
 use super::rootfs::{Owner, Rootfs};
-use super::stack::{Stacking, copy_root};
+use super::stack::{Stacking, copy_directory};
 use crate::oci::{ChainId, DiffId};
 use crate::store::{PendingSnapshot, ScratchDir, SnapshotId, Store};
 
@@ -83,7 +85,7 @@ impl Snapshotter {
         if let Some(top) = lowers.first() {
             let fs = pending.fs();
             let (from, to) = (open_root(top)?, open_root(&fs)?);
-            copy_root(from.as_fd(), to.as_fd(), self.ids).map_err(|errno| host("prepare", &fs)(errno.into()))?;
+            copy_directory(from.as_fd(), to.as_fd(), self.ids).map_err(|errno| host("prepare", &fs)(errno.into()))?;
         }
         Ok(ActiveSnapshot {
             pending,
@@ -175,6 +177,38 @@ impl Snapshotter {
         self.store.record_chain(chain, id)?;
         self.store.record_diff(id, None, diff, layer.size)?;
         Ok(id)
+    }
+
+    /// Puts `layer`, a snapshot on nothing, on `parent`, whatever that is: the two share their files. What the layer has
+    /// hides what was there; but the directories on the way to `destination`, itself among them, stay as they are in
+    /// `parent`, and are no part of the layer that the result is.
+    ///
+    /// # Errors
+    /// A snapshot that is gone, I/O errors.
+    pub fn merge(
+        &self,
+        parent: Option<SnapshotId>,
+        layer: SnapshotId,
+        destination: &ContainerPath,
+    ) -> Result<Merged, SnapshotError> {
+        self.check_depth(self.directories(parent)?.len() + 1)?;
+        let record = self
+            .store
+            .snapshot(layer)?
+            .ok_or(crate::store::StoreError::NoSnapshot(layer))?;
+        let pending = self.store.begin_snapshot(parent)?;
+        let (layer, own) = (open_root(&record.fs)?, open_root(&pending.fs())?);
+        let below = parent.map(|parent| self.view(Some(parent))).transpose()?;
+        let merging = Merging {
+            layer: layer.as_fd(),
+            below: below.as_ref().map(AsFd::as_fd),
+            own: own.as_fd(),
+            marks: self.marks,
+            ids: self.ids,
+        };
+        let replaced = merging.merge(destination)?;
+        let snapshot = pending.commit()?;
+        Ok(Merged { snapshot, replaced })
     }
 
     /// Writes the layer that `snapshot` is: a tar of its changes against its parent. With `epoch` (seconds since 1970)

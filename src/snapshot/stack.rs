@@ -187,14 +187,14 @@ impl Stacking<'_> {
 }
 
 /// A file to be copied with all its metadata.
-struct Source<'a> {
-    parent: BorrowedFd<'a>,
-    name: &'a CString,
-    stat: &'a Stat,
+pub(super) struct Source<'a> {
+    pub(super) parent: BorrowedFd<'a>,
+    pub(super) name: &'a CString,
+    pub(super) stat: &'a Stat,
 }
 
 impl Source<'_> {
-    fn copy_to(&self, directory: BorrowedFd<'_>, name: &CString, ids: IdMode) -> io::Result<()> {
+    pub(super) fn copy_to(&self, directory: BorrowedFd<'_>, name: &CString, ids: IdMode) -> io::Result<()> {
         let kind = Kind::of_mode(self.stat.st_mode);
         let metadata = Metadata::read(Node::Named(self.parent, self.name), self.stat)?;
         let times = timestamps(modified(self.stat));
@@ -226,8 +226,9 @@ impl Source<'_> {
     }
 }
 
-/// Gives the root directory `to` the metadata of the root directory `from`: what is prepared on a parent begins so.
-pub(super) fn copy_root(from: BorrowedFd<'_>, to: BorrowedFd<'_>, ids: IdMode) -> rustix::io::Result<()> {
+/// Gives the directory `to` the metadata of the directory `from`, such as the root directory of what is prepared on a
+/// parent.
+pub(super) fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, ids: IdMode) -> rustix::io::Result<()> {
     let stat = rustix::fs::fstat(from)?;
     Metadata::read(Node::Open(from), &stat)?.give_to_open(to, ids)?;
     rustix::fs::futimens(to, &timestamps(modified(&stat)))

@@ -13,7 +13,7 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum SolveError {
     /// A step failed.
-    #[error("{name}: {source}")]
+    #[error("{}{source}", if name.is_empty() { String::new() } else { format!("{name}: ") })]
     Step {
         /// How the step is called.
         name: Arc<str>,

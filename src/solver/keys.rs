@@ -42,7 +42,7 @@ impl Selector {
     /// base, a mount that may be written) are not among them.
     pub fn all(op: &Op) -> Vec<Self> {
         match op {
-            Op::Source(_) => Vec::new(),
+            Op::Source(_) | Op::Merge(_) => Vec::new(),
             Op::File(file) => file
                 .actions
                 .iter()

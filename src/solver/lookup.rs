@@ -65,7 +65,10 @@ fn decide_one(graph: &Graph, id: VertexId, keys: &Keys, cache: &Cache, store: &S
                 None => Decision::Run,
             }),
         },
-        Op::Source(Source::Http(_) | Source::Git(_) | Source::Archive(_)) | Op::Exec(_) | Op::File(_) => {
+        Op::Source(Source::Http(_) | Source::Git(_) | Source::Archive(_))
+        | Op::Exec(_)
+        | Op::File(_)
+        | Op::Merge(_) => {
             let Some(key) = keys.settled(id) else {
                 return Ok(Decision::Run);
             };

@@ -72,6 +72,7 @@ fn layers_of(graph: &Graph, targets: &[VertexId]) -> BTreeSet<VertexId> {
                 Op::Source(_) => break,
                 Op::Exec(exec) => exec.base,
                 Op::File(file) => file.base,
+                Op::Merge(merge) => Some(merge.base),
             };
             if !layers.insert(id) {
                 break;

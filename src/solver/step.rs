@@ -4,10 +4,10 @@ use std::os::fd::AsFd;
 
 use crate::cache::{CacheRecord, InputKey, Preimage};
 use crate::context::{DigestedSelection, IgnoreRules, Ownership, Request, Selection};
-use crate::executor::{self, Input};
-use crate::graph::{FileAction, FileOp, Graph, Op, Source, Vertex, VertexId};
+use crate::executor::{self, FileError, Input};
+use crate::graph::{FileAction, FileOp, Graph, Merge, Op, Source, Vertex, VertexId};
 use crate::progress::{Event, StepId};
-use crate::snapshot::Rootfs;
+use crate::snapshot::{ContainerPath, Replaced, Rootfs};
 use crate::store::SnapshotId;
 
 use super::keys::{Keyed, Keys, Selector};
@@ -61,9 +61,10 @@ impl Step<'_> {
                 Ok(Finished { made, cached: false })
             }
             Op::Source(Source::Local(local)) => Err(StepError::UnknownContext(local.name.clone())),
-            Op::Source(Source::Http(_) | Source::Git(_) | Source::Archive(_)) | Op::Exec(_) | Op::File(_) => {
-                self.run_once()
-            }
+            Op::Source(Source::Http(_) | Source::Git(_) | Source::Archive(_))
+            | Op::Exec(_)
+            | Op::File(_)
+            | Op::Merge(_) => self.run_once(),
         }
     }
 
@@ -142,8 +143,24 @@ impl Step<'_> {
                 snapshotter,
                 cancel,
             )?),
+            Op::Merge(merge) => self.merge(merge),
             Op::Source(source) => Ok(self.services.fetcher.make(source)?),
         }
+    }
+
+    fn merge(&self, merge: &Merge) -> Result<SnapshotId, StepError> {
+        let destination = ContainerPath::new(&merge.destination).map_err(FileError::from)?;
+        let (base, layer) = (self.inputs[merge.base], self.inputs[merge.layer]);
+        // A layer without a snapshot has nothing in it.
+        let Some(layer) = layer else {
+            return Ok(self.services.snapshotter.prepare(base)?.commit()?);
+        };
+        let merged = self.services.snapshotter.merge(base, layer, &destination)?;
+        if let Some(replaced) = merged.replaced {
+            let message = hint_at(&replaced, self.vertex.label.lines);
+            self.services.progress.report(Event::Warning { message });
+        }
+        Ok(merged.snapshot)
     }
 
     /// What each action selects from a context, found when the keys were computed.
@@ -243,8 +260,25 @@ fn whole_inputs(op: &Op) -> Vec<usize> {
         Op::Source(_) => None,
         Op::Exec(exec) => exec.base,
         Op::File(file) => file.base,
+        Op::Merge(merge) => Some(merge.base),
     };
     op.inputs_used()
         .filter(|index| Some(*index) == base || !selected.contains(index))
         .collect()
+}
+
+/// What a layer of its own does to what it does not look at.
+fn hint_at(replaced: &Replaced, lines: Option<(usize, usize)>) -> String {
+    let place = lines.map_or_else(String::new, |(line, _)| format!("line {line}: "));
+    let what = match replaced {
+        Replaced::Link { path, target } => format!("a directory replaces the symbolic link `{path}` to `{target}`"),
+        Replaced::Directory { path } => format!("a file replaces the directory `{path}` and all in it"),
+        Replaced::File { path } => format!("a directory replaces the file `{path}`"),
+    };
+    let advice = match replaced {
+        Replaced::Link { .. } => "without --link it is followed",
+        Replaced::Directory { .. } => "end the destination with `/` to copy into it",
+        Replaced::File { .. } => "without --link this fails",
+    };
+    format!("{place}--link does not look at the base: {what} ({advice})")
 }

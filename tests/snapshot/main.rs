@@ -5,6 +5,7 @@
 
 mod changes;
 mod hostile;
+mod merge;
 mod oracle;
 mod rootless;
 mod roundtrip;

@@ -17,6 +17,7 @@ mod copy_files;
 mod format_a_dockerfile;
 mod give_arguments;
 mod interrupt_a_build;
+mod link_copies;
 mod make_mistakes;
 mod mount_things;
 mod move_images;

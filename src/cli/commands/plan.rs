@@ -64,7 +64,7 @@ fn verb(vertex: &Vertex, prospect: Prospect) -> &'static str {
         (Prospect::Cached, _) => "cached",
         (Prospect::Context, _) => "read",
         (Prospect::Runs, Op::Source(_)) => "fetch",
-        (Prospect::Runs, Op::Exec(_) | Op::File(_)) => "run",
+        (Prospect::Runs, Op::Exec(_) | Op::File(_) | Op::Merge(_)) => "run",
     }
 }
 
@@ -77,6 +77,7 @@ fn kind(op: &Op) -> &'static str {
         Op::Source(Source::Archive(_)) => "archive",
         Op::Exec(_) => "exec",
         Op::File(_) => "file",
+        Op::Merge(_) => "merge",
     }
 }
 
@@ -93,6 +94,10 @@ fn number(id: VertexId) -> usize {
 }
 
 fn name(vertex: &Vertex) -> String {
+    // A build does not show it: it is a part of another step.
+    if matches!(vertex.op, Op::Merge(_)) {
+        return "[internal] put the layer on its base".to_owned();
+    }
     printable(vertex.label.name.as_bytes(), false)
 }
 
@@ -144,7 +149,7 @@ fn document(forecast: &Forecast) -> Value {
         let inputs: Vec<usize> = vertex.inputs.iter().map(|input| self::number(*input)).collect();
         let mut step = json!({
             "id": number,
-            "name": &*vertex.label.name,
+            "name": name(vertex),
             "kind": kind(&vertex.op),
             "does": verb(vertex, prospect),
             "after": inputs,

@@ -439,5 +439,6 @@ fn size(op: &Op) -> usize {
             };
             file.actions.iter().map(action).sum()
         }
+        Op::Merge(merge) => merge.destination.len(),
     }
 }

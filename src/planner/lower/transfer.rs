@@ -1,7 +1,7 @@
 //! COPY and ADD.
 
 use crate::graph::{
-    CopyAction, FileAction, FileOp, ModeChange, ModeError, Op, Owner, Unpack, VertexId, without_secrets,
+    CopyAction, FileAction, FileOp, Label, Merge, ModeChange, ModeError, Op, Owner, Unpack, VertexId, without_secrets,
 };
 use crate::parser::{Heredoc, Rule, Transfer, TransferSource};
 
@@ -37,6 +37,31 @@ pub(super) struct Settings {
     pub(super) destination: String,
     pub(super) owner: Option<Owner>,
     pub(super) mode: Option<ModeChange>,
+}
+
+impl Settings {
+    /// Whether the copy comes out the same on any base. A name is looked up in the base; with `--chmod`, BuildKit makes
+    /// no layer of its own, which shows where the destination is a link.
+    fn need_no_base(&self) -> bool {
+        let is_known = |name: &String| name == "root" || name.bytes().all(|byte| byte.is_ascii_digit());
+        let mut names = self
+            .owner
+            .iter()
+            .flat_map(|owner| [Some(&owner.user), owner.group.as_ref()]);
+        self.mode.is_none() && names.all(|name| name.is_none_or(is_known))
+    }
+
+    /// For a copy to where no name is known.
+    fn with_numbers(mut self) -> Self {
+        let names = self
+            .owner
+            .iter_mut()
+            .flat_map(|owner| [Some(&mut owner.user), owner.group.as_mut()]);
+        for name in names.flatten().filter(|name| *name == "root") {
+            "0".clone_into(name);
+        }
+        self
+    }
 }
 
 /// The sources, variables replaced.
@@ -85,8 +110,13 @@ impl Lowering<'_, '_> {
         }
         let sources = self.sources(state, step, transfer, verb)?;
         let text = history_text(transfer, verb, &chown, &chmod, &sources, &destination);
-        let mut inputs: Vec<VertexId> = state.file_system.into_iter().collect();
-        let base = state.file_system.map(|_| 0);
+        let linked_to = state.file_system.filter(|_| transfer.link && settings.need_no_base());
+        let settings = match linked_to {
+            Some(_) => settings.with_numbers(),
+            None => settings,
+        };
+        let mut inputs: Vec<VertexId> = state.file_system.filter(|_| linked_to.is_none()).into_iter().collect();
+        let base = (!inputs.is_empty()).then_some(0);
         let mut actions = Vec::new();
         for places in sources.paths.chunk_by(|one, next| one.is_local() && next.is_local()) {
             let Some(input) = self.input_of(step, &places[0])? else {
@@ -112,6 +142,19 @@ impl Lowering<'_, '_> {
         }));
         let label = state.label(step, &shown(step));
         self.add(state, step, Op::File(FileOp { base, actions }), inputs, label)?;
+        if let (Some(base), Some(layer)) = (linked_to, state.file_system) {
+            let merge = Merge {
+                base: 0,
+                layer: 1,
+                destination: settings.destination,
+            };
+            // It is no step of its own to whoever wrote the instruction.
+            let label = Label {
+                lines: Some(step.lines()),
+                ..Label::default()
+            };
+            self.add(state, step, Op::Merge(merge), vec![base, layer], label)?;
+        }
         self.record(state, step, text, Layer::One)
     }
 
