@@ -735,6 +735,21 @@ fn several_errors_are_told_at_once_each_at_its_place() {
 }
 
 #[test]
+fn a_stage_that_comes_later_is_an_image_and_the_hint_says_so() {
+    let errors = plan_with(
+        "FROM later AS first\nFROM busybox AS later\n",
+        &options(),
+        &base_images(),
+    )
+    .unwrap_err();
+    let hint = errors.iter().next().unwrap().hint();
+    assert_eq!(
+        hint.as_deref(),
+        Some("if the stage `later` is meant, move its FROM above this one")
+    );
+}
+
+#[test]
 fn an_image_that_does_not_exist_is_an_error_with_a_suggestion() {
     let source = "FROM busybox AS tools\nFROM debian\nCOPY --from=tolls /x /x\n";
     let errors = plan_with(source, &options(), &base_images()).unwrap_err();

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{BuildError, BuildRequest, Workshop, bases, contexts, dockerfile, platforms, sources};
-use crate::cache::Cache;
+use super::{BuildError, BuildRequest, Workshop, with_plans};
 use crate::graph::{Graph, VertexId};
 use crate::planner::Warning;
-use crate::solver::{self, Prospect, Services};
+use crate::solver::{self, Prospect};
 
 /// What a build would do.
 #[derive(Debug)]
@@ -26,52 +25,15 @@ pub struct Forecast {
 /// # Errors
 /// What would keep the build from beginning.
 pub fn foresee(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Forecast, BuildError> {
-    let Workshop {
-        store,
-        snapshotter,
-        puller,
-        secrets,
-        agents,
-        resources,
-        progress,
-        cancel,
-    } = workshop;
-    let _in_use = store.in_use()?;
-    let dockerfile = dockerfile::read::<BuildError>(&request.dockerfile, &request.plan)?;
-    let contexts = contexts::open(request, store)?;
-    let secret = sources::secrets(secrets);
-    let fetcher = sources::fetcher(workshop, &secret, &request.variables);
-    let bases = bases::Bases {
-        puller,
-        pull: request.pull,
-        fetcher: &fetcher,
-        any_local: request.platforms.is_empty(),
-    };
-    let plans = platforms::plan(&dockerfile, request, &contexts, &bases)?;
-    let cache = Cache::new(store.clone());
-    let services = Services {
-        store,
-        cache: &cache,
-        snapshotter,
-        puller,
-        fetcher: &fetcher,
-        contexts: &contexts,
-        secrets,
-        agents,
-        resources,
-        progress,
-        cancel,
-    };
-    let results: Vec<VertexId> = plans.results().collect();
-    let prospects = solver::foresee(&plans.graph, &results, services);
-    for context in contexts.values() {
-        // What was learned of the files spares the build that follows the same work.
-        let _ = context.save_stat_cache();
-    }
+    let _in_use = workshop.store.in_use()?;
+    let (plans, prospects) = with_plans(request, workshop, |plans, services| {
+        let results: Vec<VertexId> = plans.results().collect();
+        solver::foresee(&plans.graph, &results, services)
+    })?;
     Ok(Forecast {
+        results: plans.results().collect(),
         graph: plans.graph,
-        results,
-        prospects: prospects?,
+        prospects,
         warnings: plans.warnings,
     })
 }

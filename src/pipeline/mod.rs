@@ -41,7 +41,7 @@ use crate::store::{Annotations, Member, SnapshotId, Store, StoreError};
 
 use annotations::annotations;
 pub use annotations::{Annotation, AnnotationTarget};
-use platforms::PlannedImage;
+use platforms::{PlannedImage, Plans};
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -165,6 +165,39 @@ impl From<Vec<Diagnostic>> for BuildError {
 /// # Errors
 /// See [`BuildError`]. Steps that finished before stay in the cache; nothing else is left behind.
 pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, BuildError> {
+    let _in_use = workshop.store.in_use()?;
+    let (plans, solved) = with_plans(request, workshop, |plans, services| {
+        let options = SolveOptions {
+            jobs: request.jobs,
+            epoch: plans.images.first().and_then(|image| image.epoch),
+        };
+        let targets: Vec<VertexId> = plans.results().collect();
+        solver::solve(&plans.graph, &targets, services, options)
+    })?;
+    let mut results = solved.results.into_iter();
+    let mut images = Vec::with_capacity(plans.images.len());
+    for image in plans.images {
+        let solution = image.result.and_then(|_| results.next()).unwrap_or_default();
+        images.push(make_image(image, solution, request, workshop)?);
+    }
+    let (id, annotations) = name(request, &images, workshop.store)?;
+    workshop.store.sync()?;
+    Ok(Built {
+        id,
+        shape: request.shape,
+        images,
+        steps: solved.steps,
+        warnings: plans.warnings,
+        annotations,
+    })
+}
+
+/// Plans, and has `work` done on the plans with what they are solved with.
+fn with_plans<T>(
+    request: &BuildRequest,
+    workshop: Workshop<'_>,
+    work: impl FnOnce(&Plans, Services<'_>) -> Result<T, SolveError>,
+) -> Result<(Plans, T), BuildError> {
     let Workshop {
         store,
         snapshotter,
@@ -175,7 +208,6 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         progress,
         cancel,
     } = workshop;
-    let _in_use = store.in_use()?;
     let dockerfile = dockerfile::read::<BuildError>(&request.dockerfile, &request.plan)?;
     let contexts = contexts::open(request, store)?;
     let secret = sources::secrets(secrets);
@@ -201,33 +233,12 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         progress,
         cancel,
     };
-    let options = SolveOptions {
-        jobs: request.jobs,
-        epoch: plans.images.first().and_then(|image| image.epoch),
-    };
-    let targets: Vec<VertexId> = plans.results().collect();
-    let solved = solver::solve(&plans.graph, &targets, services, options);
+    let done = work(&plans, services);
     for context in contexts.values() {
         // What was learned of the files is a saving, not a result: a store that cannot keep it costs time only.
         let _ = context.save_stat_cache();
     }
-    let solved = solved?;
-    let mut results = solved.results.into_iter();
-    let mut images = Vec::with_capacity(plans.images.len());
-    for image in plans.images {
-        let solution = image.result.and_then(|_| results.next()).unwrap_or_default();
-        images.push(make_image(image, solution, request, workshop)?);
-    }
-    let (id, annotations) = name(request, &images, store)?;
-    store.sync()?;
-    Ok(Built {
-        id,
-        shape: request.shape,
-        images,
-        steps: solved.steps,
-        warnings: plans.warnings,
-        annotations,
-    })
+    Ok((plans, done?))
 }
 
 /// One platform's image, without a name.

@@ -368,6 +368,14 @@ impl Problem {
             Problem::EmptyInFrom { similar, .. } => did_you_mean(similar).or_else(|| {
                 Some("declare it with ARG before the first FROM, with a default, or give it with --build-arg".into())
             }),
+            // As in BuildKit, a name that is a stage's further down is an image's here.
+            Problem::BaseImage {
+                reference,
+                similar: Some(stage),
+                ..
+            } if reference.familiar_name() == *stage => {
+                Some(format!("if the stage `{stage}` is meant, move its FROM above this one"))
+            }
             Problem::UnknownSource { similar, .. } | Problem::BaseImage { similar, .. } => did_you_mean(similar),
             Problem::StageNotYetDefined { .. } => Some("move its FROM above this one".into()),
             Problem::EmptySource { similar, .. } => did_you_mean(similar).or_else(|| {
