@@ -736,12 +736,8 @@ fn several_errors_are_told_at_once_each_at_its_place() {
 
 #[test]
 fn a_stage_that_comes_later_is_an_image_and_the_hint_says_so() {
-    let errors = plan_with(
-        "FROM later AS first\nFROM busybox AS later\n",
-        &options(),
-        &base_images(),
-    )
-    .unwrap_err();
+    let source = "FROM later AS first\nFROM busybox AS later\nFROM first\n";
+    let errors = plan_with(source, &options(), &base_images()).unwrap_err();
     let hint = errors.iter().next().unwrap().hint();
     assert_eq!(
         hint.as_deref(),
