@@ -18,7 +18,7 @@ struct Busybox;
 impl ImageResolver for Busybox {
     fn resolve(&self, requests: &[ImageRequest]) -> Vec<Result<ResolvedBase, ResolveError>> {
         let answer = |request: &ImageRequest| {
-            if request.reference.familiar() != "busybox:latest" {
+            if request.name.familiar() != "busybox:latest" {
                 return Err("no such image".into());
             }
             let mut config = ImageConfig::scratch(Platform::new("linux", "amd64"));
@@ -26,7 +26,7 @@ impl ImageResolver for Busybox {
             config.rootfs.diff_ids = vec![DiffId(Digest::of(b"busybox"))];
             let source = ImageSource {
                 chain: ChainId::of(&config.rootfs.diff_ids),
-                reference: request.reference.clone(),
+                reference: request.name.to_string().parse()?,
                 config: Digest::of(b"busybox"),
                 platform: request.platform.clone(),
             };

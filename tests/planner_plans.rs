@@ -11,8 +11,8 @@ use builder::graph::{
 use builder::oci::{ChainId, DiffId, Digest, ImageConfig, Platform};
 use builder::parser;
 use builder::planner::{
-    BuildPlan, Confinement, ImageRequest, ImageResolver, NamedContext, NoCache, PlanErrors, PlanOptions, PlatformNames,
-    Problem, ResolveError, ResolvedBase, plan,
+    BuildPlan, Confinement, ImageName, ImageRequest, ImageResolver, NamedContext, NoCache, PlanErrors, PlanOptions,
+    PlatformNames, Problem, ResolveError, ResolvedBase, plan,
 };
 
 /// Images by their short names, and the requests that were made.
@@ -38,15 +38,15 @@ impl Images {
 
 impl ImageResolver for Images {
     fn resolve(&self, requests: &[ImageRequest]) -> Vec<Result<ResolvedBase, ResolveError>> {
-        let names = requests.iter().map(|request| request.reference.familiar()).collect();
+        let names = requests.iter().map(|request| request.name.familiar()).collect();
         self.asked.borrow_mut().push(names);
         let answer = |request: &ImageRequest| {
-            let name = request.reference.familiar();
+            let name = request.name.familiar();
             let short = name.strip_suffix(":latest").unwrap_or(&name);
             let config = self.known.get(short).cloned().ok_or("no such image")?;
             let source = ImageSource {
                 chain: ChainId::of(&config.rootfs.diff_ids),
-                reference: request.reference.clone(),
+                reference: request.name.to_string().parse()?,
                 config: Digest::of(short.as_bytes()),
                 platform: request.platform.clone(),
             };
@@ -248,9 +248,10 @@ fn names_in_from_stand_for_stages_contexts_and_images() {
     let source = "FROM busybox AS a\nRUN one\nFROM debian AS b\nCOPY --from=0 /x /x\nCOPY --from=A /y /y\nCOPY --from=data /z /z\nCOPY --from=pinned /p /p\n";
     let mut options = options();
     options.named_contexts.insert("data".into(), NamedContext::Directory);
-    options
-        .named_contexts
-        .insert("pinned".into(), NamedContext::Image("golang".parse().unwrap()));
+    options.named_contexts.insert(
+        "pinned".into(),
+        NamedContext::Image(ImageName::Reference("golang".parse().unwrap())),
+    );
     let plan = planned_with(source, &options);
     let from = |index: usize| {
         let (_, vertex) = plan
@@ -271,9 +272,10 @@ fn names_in_from_stand_for_stages_contexts_and_images() {
 fn a_named_context_takes_the_place_of_a_stage_or_an_image() {
     let source = "FROM debian AS base\nRUN slow\nFROM base\nRUN fast\nFROM busybox:latest\nCOPY --from=1 / /\n";
     let mut options = options();
-    options
-        .named_contexts
-        .insert("base".into(), NamedContext::Image("golang".parse().unwrap()));
+    options.named_contexts.insert(
+        "base".into(),
+        NamedContext::Image(ImageName::Reference("golang".parse().unwrap())),
+    );
     options.named_contexts.insert("busybox".into(), NamedContext::Directory);
     let plan = planned_with(source, &options);
     let shown = names(&plan);

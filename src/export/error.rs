@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::oci::{DiffId, Digest, ManifestError, ReferenceError};
+use crate::oci::{DiffId, Digest, ManifestError, Platform, ReferenceError};
 use crate::snapshot::{ArchiveError, SnapshotError};
 use crate::store::StoreError;
 
@@ -84,6 +84,27 @@ pub enum ExportError {
     /// It is an archive of something else.
     #[error("the archive holds no image: it has neither `index.json` nor `manifest.json`")]
     NoImageArchive,
+    /// A directory that is no image layout.
+    #[error("the directory is no OCI layout: it has no `index.json`")]
+    NoLayout,
+    /// A layout without the image that is asked for.
+    #[error("the layout has no image with the tag `{tag}`{}", other_tags(*.images, .known))]
+    NoTag {
+        /// The tag.
+        tag: String,
+        /// How many images there are.
+        images: usize,
+        /// Some of the tags that there are.
+        known: Vec<String>,
+    },
+    /// An index without an image for the platform that is asked for.
+    #[error("the layout has no image for {wanted}{}", other_platforms(.available))]
+    NoPlatform {
+        /// What was asked for.
+        wanted: Box<Platform>,
+        /// Some of what there is.
+        available: Vec<Platform>,
+    },
     /// A document of the archive that cannot be understood.
     #[error("the archive's `{document}` is malformed")]
     Document {
@@ -125,6 +146,24 @@ pub enum ExportError {
     },
 }
 
+fn other_tags(images: usize, known: &[String]) -> String {
+    match (images, known) {
+        (0, _) => ": it is empty".to_owned(),
+        (_, []) => format!("; it has {images} without one"),
+        (_, known) => format!("; it has {}", known.join(", ")),
+    }
+}
+
+fn other_platforms(available: &[Platform]) -> String {
+    match available {
+        [] => String::new(),
+        available => {
+            let names: Vec<String> = available.iter().map(Platform::to_string).collect();
+            format!("; it has {}", names.join(", "))
+        }
+    }
+}
+
 impl ExportError {
     /// What the user can do about it, where there is something.
     pub fn advice(&self) -> Option<&'static str> {
@@ -133,6 +172,8 @@ impl ExportError {
             Self::Snapshot(error) => error.advice(),
             Self::NoLayer(_) => Some("pull, load or build the image again"),
             Self::SeveralPlatforms(_) => Some("choose one with --platform, or write an OCI archive"),
+            Self::NoTag { .. } => Some("name one behind the directory: `:tag` or `@sha256:…`"),
+            Self::NoPlatform { .. } => Some("`--platform` chooses another"),
             Self::NoImageArchive => Some("give an OCI archive, or one made with `docker save`"),
             _ => None,
         }

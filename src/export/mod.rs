@@ -19,7 +19,7 @@ pub use error::{ExportError, Result};
 pub use image::{BuiltImage, ImageRequest, image, manifest};
 pub use layer::{diff_id, layer};
 pub use layout::{NamedImage, docker_archive, oci_archive, oci_directory};
-pub use load::{Loaded, load, load_directory};
+pub use load::{Layout, LayoutImage, Loaded, load, load_directory};
 pub use tree::{Ownership, tree_archive, tree_directory};
 
 /// Image specification, "Pre-Defined Annotation Keys": a tag in an image layout.

@@ -1,26 +1,49 @@
-//! Finds base images for the planner: in the local store, in registries.
+//! Finds base images for the planner: in the local store, in registries, in layouts on disk.
 
-use super::sources;
+use super::{layouts, sources};
 use crate::graph::{ImageSource, Remote, Source};
 use crate::oci::ChainId;
-use crate::planner::{ImageRequest, ImageResolver, ResolveError, ResolvedBase};
+use crate::planner::{ImageName, ImageRequest, ImageResolver, ResolveError, ResolvedBase};
 use crate::pull::{PullError, PullPolicy, Puller};
 use crate::source::Fetcher;
+use crate::store::Store;
 
-/// Finds base images in the local store and in registries, all at the same time.
+/// What becomes of the layers of images in layouts on disk, which no puller fetches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Layouts {
+    /// They are brought into the store as soon as the image is found.
+    Brought,
+    /// Nothing is run: they stay where they are.
+    LookedAt,
+}
+
+/// Finds base images in the local store, in layouts and in registries, all at the same time.
 pub(super) struct Bases<'a> {
     pub(super) puller: &'a Puller,
     pub(super) pull: PullPolicy,
     pub(super) fetcher: &'a Fetcher<'a>,
+    pub(super) store: &'a Store,
+    /// What becomes of the layers of images in layouts.
+    pub(super) layouts: Layouts,
     /// Nobody asked for a platform: an image that the local store alone has serves whatever it is for.
     pub(super) any_local: bool,
 }
 
 impl Bases<'_> {
     fn find(&self, request: &ImageRequest) -> Result<ResolvedBase, ResolveError> {
-        let image = match self.puller.resolve(&request.reference, &request.platform, self.pull) {
+        let reference = match &request.name {
+            ImageName::Reference(reference) => reference,
+            ImageName::Layout(address) => {
+                let found = layouts::find(address, &request.platform)?;
+                if self.layouts == Layouts::Brought {
+                    found.bring(self.store)?;
+                }
+                return Ok(found.base);
+            }
+        };
+        let image = match self.puller.resolve(reference, &request.platform, self.pull) {
             Err(error @ PullError::NoPlatform { .. }) if self.any_local => {
-                let local = self.puller.resolve_any_local(&request.reference)?;
+                let local = self.puller.resolve_any_local(reference)?;
                 local.ok_or(error)?
             }
             image => image?,
@@ -28,7 +51,7 @@ impl Bases<'_> {
         let config = image.config.into_value();
         let source = ImageSource {
             chain: ChainId::of(&config.rootfs.diff_ids),
-            reference: request.reference.clone(),
+            reference: reference.clone(),
             config: image.id,
             platform: request.platform.clone(),
         };

@@ -4,13 +4,14 @@
 use std::path::PathBuf;
 
 use super::dockerfile::read;
+use super::layouts;
 use crate::context::{ContextError, IgnoreRules, ignore_rules};
 use crate::graph::ImageSource;
 use crate::oci::{ChainId, Digest};
 use crate::parser::{self, Diagnostic, Dockerfile};
 use crate::planner::{
-    self, IgnoredPaths, ImageRequest, ImageResolver, Outline, PlanErrors, PlanOptions, Purpose, ResolveError,
-    ResolvedBase, Warning,
+    self, IgnoredPaths, ImageName, ImageRequest, ImageResolver, Outline, PlanErrors, PlanOptions, Purpose,
+    ResolveError, ResolvedBase, Warning,
 };
 use crate::pull::Looker;
 
@@ -160,10 +161,14 @@ struct Configurations<'a>(&'a Looker);
 
 impl Configurations<'_> {
     fn find(&self, request: &ImageRequest) -> Result<ResolvedBase, ResolveError> {
-        let config = self.0.config(&request.reference, &request.platform)?;
+        let reference = match &request.name {
+            ImageName::Reference(reference) => reference,
+            ImageName::Layout(address) => return Ok(layouts::find(address, &request.platform)?.base),
+        };
+        let config = self.0.config(reference, &request.platform)?;
         let source = ImageSource {
             chain: ChainId::of(&config.value().rootfs.diff_ids),
-            reference: request.reference.clone(),
+            reference: reference.clone(),
             config: Digest::of(config.bytes()),
             platform: request.platform.clone(),
         };

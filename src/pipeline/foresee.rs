@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::bases::Layouts;
 use super::{BuildError, BuildRequest, Workshop, with_plans};
 use crate::graph::{Graph, VertexId};
 use crate::planner::Warning;
@@ -26,7 +27,7 @@ pub struct Forecast {
 /// What would keep the build from beginning.
 pub fn foresee(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Forecast, BuildError> {
     let _in_use = workshop.store.in_use()?;
-    let (plans, prospects) = with_plans(request, workshop, |plans, services| {
+    let (plans, prospects) = with_plans(request, workshop, Layouts::LookedAt, |plans, services| {
         let results: Vec<VertexId> = plans.results().collect();
         solver::foresee(&plans.graph, &results, services)
     })?;

@@ -1,7 +1,7 @@
 //! One build, from the bytes of a Dockerfile to an image in the store, or an index of several.
 //!
 //! Tells the whole story, one call for each part of it; `contexts` opens what is copied from, `bases` finds base images,
-//! `sources` whatever else is named and lies elsewhere, `remote` a main context that does.
+//! `layouts` those that lie on disk, `sources` whatever else is named and lies elsewhere, `remote` a main context that does.
 
 mod annotations;
 mod bases;
@@ -9,6 +9,7 @@ mod calls;
 mod contexts;
 mod dockerfile;
 mod foresee;
+mod layouts;
 mod platforms;
 mod remote;
 mod sources;
@@ -41,6 +42,7 @@ use crate::store::{Annotations, Member, SnapshotId, Store, StoreError};
 
 use annotations::annotations;
 pub use annotations::{Annotation, AnnotationTarget};
+use bases::Layouts;
 use platforms::{PlannedImage, Plans};
 
 /// What to build.
@@ -166,7 +168,7 @@ impl From<Vec<Diagnostic>> for BuildError {
 /// See [`BuildError`]. Steps that finished before stay in the cache; nothing else is left behind.
 pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, BuildError> {
     let _in_use = workshop.store.in_use()?;
-    let (plans, solved) = with_plans(request, workshop, |plans, services| {
+    let (plans, solved) = with_plans(request, workshop, Layouts::Brought, |plans, services| {
         let options = SolveOptions {
             jobs: request.jobs,
             epoch: plans.images.first().and_then(|image| image.epoch),
@@ -196,6 +198,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
 fn with_plans<T>(
     request: &BuildRequest,
     workshop: Workshop<'_>,
+    layouts: Layouts,
     work: impl FnOnce(&Plans, Services<'_>) -> Result<T, SolveError>,
 ) -> Result<(Plans, T), BuildError> {
     let Workshop {
@@ -216,6 +219,8 @@ fn with_plans<T>(
         puller,
         pull: request.pull,
         fetcher: &fetcher,
+        store,
+        layouts,
         any_local: request.platforms.is_empty(),
     };
     let plans = platforms::plan(&dockerfile, request, &contexts, &bases)?;

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use crate::oci::{DigestError, PlatformError, Reference, ReferenceError};
+use crate::oci::{DigestError, PlatformError, ReferenceError};
 use crate::parser::{CheckError, Diagnostic, ExpandError, MountError, Span};
 
 use super::address::AddressError;
-use super::images::ResolveError;
+use super::images::{ImageName, ResolveError};
 use super::report::Warning;
 
 /// All that is wrong; at least one thing.
@@ -147,10 +147,10 @@ pub enum Problem {
     #[error(transparent)]
     Platform(#[from] PlatformError),
     /// A base image could not be found or read.
-    #[error("image `{}` cannot be used", reference.familiar())]
+    #[error("image `{}` cannot be used", name.familiar())]
     BaseImage {
         /// The image.
-        reference: Box<Reference>,
+        name: Box<ImageName>,
         /// A stage with a similar name.
         similar: Option<String>,
         /// Why.
@@ -370,10 +370,10 @@ impl Problem {
             }),
             // As in BuildKit, a name that is a stage's further down is an image's here.
             Problem::BaseImage {
-                reference,
+                name,
                 similar: Some(stage),
                 ..
-            } if reference.familiar_name() == *stage => {
+            } if matches!(&**name, ImageName::Reference(name) if name.familiar_name() == *stage) => {
                 Some(format!("if the stage `{stage}` is meant, move its FROM above this one"))
             }
             Problem::UnknownSource { similar, .. } | Problem::BaseImage { similar, .. } => did_you_mean(similar),

@@ -1,20 +1,50 @@
 //! Base images: how the planner asks for them, and what it was told.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use crate::graph::{ImageSource, Remote, Source};
 use crate::oci::{ImageConfig, Platform, Reference};
 use crate::parser::Span;
 
 use super::error::{PlanError, Problem};
+use super::layout::LayoutAddress;
 use super::purpose::Purpose;
 use super::report::Report;
+
+/// By what an image is known.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum ImageName {
+    /// Its name, in the local store or a registry.
+    Reference(Reference),
+    /// Where it lies.
+    Layout(LayoutAddress),
+}
+
+impl ImageName {
+    /// As a person would write it.
+    pub fn familiar(&self) -> String {
+        match self {
+            ImageName::Reference(reference) => reference.familiar(),
+            ImageName::Layout(layout) => layout.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImageName::Reference(reference) => reference.fmt(f),
+            ImageName::Layout(layout) => layout.fmt(f),
+        }
+    }
+}
 
 /// An image that the plan needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ImageRequest {
     /// Which.
-    pub reference: Reference,
+    pub name: ImageName,
     /// For which platform.
     pub platform: Platform,
     /// Where the Dockerfile names it first.
@@ -57,18 +87,18 @@ pub trait ImageResolver {
 /// The images of a plan.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Images {
-    found: HashMap<(Reference, Platform), ResolvedBase>,
-    known: HashSet<(Reference, Platform)>,
+    found: HashMap<(ImageName, Platform), ResolvedBase>,
+    known: HashSet<(ImageName, Platform)>,
     requests: Vec<ImageRequest>,
     asked: usize,
 }
 
 impl Images {
     /// Notes that an image is needed.
-    pub(super) fn request(&mut self, reference: &Reference, platform: &Platform, span: Span) {
-        if self.known.insert((reference.clone(), platform.clone())) {
+    pub(super) fn request(&mut self, name: &ImageName, platform: &Platform, span: Span) {
+        if self.known.insert((name.clone(), platform.clone())) {
             self.requests.push(ImageRequest {
-                reference: reference.clone(),
+                name: name.clone(),
                 platform: platform.clone(),
                 span,
             });
@@ -81,7 +111,7 @@ impl Images {
         resolver: &dyn ImageResolver,
         report: &mut Report,
         purpose: Purpose,
-        similar: impl Fn(&Reference) -> Option<String>,
+        similar: impl Fn(&ImageName) -> Option<String>,
     ) {
         let requests = &self.requests[self.asked..];
         if requests.is_empty() {
@@ -90,19 +120,19 @@ impl Images {
         for (request, answer) in requests.iter().zip(resolver.resolve(requests)) {
             match answer {
                 Ok(base) => {
-                    let key = (request.reference.clone(), request.platform.clone());
+                    let key = (request.name.clone(), request.platform.clone());
                     self.found.insert(key, base);
                 }
                 Err(source) if purpose.needs_bases() => report.error(PlanError {
                     problem: Problem::BaseImage {
-                        reference: Box::new(request.reference.clone()),
-                        similar: similar(&request.reference),
+                        name: Box::new(request.name.clone()),
+                        similar: similar(&request.name),
                         source,
                     },
                     span: Some(request.span),
                 }),
                 Err(source) => {
-                    let message = format!("image `{}` is not known: {source}", request.reference.familiar());
+                    let message = format!("image `{}` is not known: {source}", request.name.familiar());
                     let hint = "checks that depend on its configuration are silent";
                     report.warn(message, Some(request.span), Some(hint.to_owned()));
                 }
@@ -112,7 +142,7 @@ impl Images {
     }
 
     /// What an image was found to be; `None` where it was not found, which is reported.
-    pub(super) fn get(&self, reference: &Reference, platform: &Platform) -> Option<&ResolvedBase> {
-        self.found.get(&(reference.clone(), platform.clone()))
+    pub(super) fn get(&self, name: &ImageName, platform: &Platform) -> Option<&ResolvedBase> {
+        self.found.get(&(name.clone(), platform.clone()))
     }
 }

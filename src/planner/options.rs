@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::graph::{ExtraHost, NetworkMode, Remote, Source};
-use crate::oci::{Platform, Reference};
+use crate::oci::Platform;
 
+use super::images::ImageName;
 use super::platforms::PlatformNames;
 use super::purpose::{IgnoredPaths, Purpose};
 
@@ -131,8 +132,8 @@ pub enum Confinement {
 /// What a `--build-context` stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NamedContext {
-    /// `docker-image://reference`.
-    Image(Reference),
+    /// `docker-image://reference`, `oci-layout://directory`.
+    Image(ImageName),
     /// `docker-image://scratch`.
     Scratch,
     /// A directory of the user's; the executor knows it by the context's name.

@@ -8,6 +8,7 @@ use super::checks;
 use super::error::{At, PlanError, Problem};
 use super::expand::{self, Expanded};
 use super::globals::Globals;
+use super::images::ImageName;
 use super::options::{NamedContext, PlanOptions};
 use super::report::{Report, Violation};
 
@@ -25,7 +26,7 @@ pub(super) enum Origin {
     /// An earlier stage, by index.
     Stage(usize),
     /// An image.
-    Image(Reference, Platform),
+    Image(ImageName, Platform),
     /// A directory of the user's, by the name of its context.
     Context(String),
     /// A file behind a URL, or a git repository.
@@ -141,7 +142,7 @@ impl<'a> StageTable<'a> {
             });
         }
         match name.parse() {
-            Ok(reference) => Ok(Origin::Image(reference, platform.clone())),
+            Ok(reference) => Ok(Origin::Image(ImageName::Reference(reference), platform.clone())),
             Err(source) => Err(Problem::UnknownSource {
                 name: name.to_owned(),
                 similar: self.similar(name),
@@ -192,7 +193,7 @@ impl<'a> StageTable<'a> {
             .iter()
             .find_map(|name| self.options.named_contexts.get_key_value(name))?;
         Some(match context {
-            NamedContext::Image(reference) => Origin::Image(reference.clone(), platform.clone()),
+            NamedContext::Image(name) => Origin::Image(name.clone(), platform.clone()),
             NamedContext::Scratch => Origin::Scratch,
             NamedContext::Directory => Origin::Context(name.clone()),
             NamedContext::Remote(remote) => Origin::Remote(remote.clone()),

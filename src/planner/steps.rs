@@ -12,7 +12,7 @@ use super::budget::Budget;
 use super::environment::Environment;
 use super::error::{At, PlanError, Problem};
 use super::globals::Globals;
-use super::images::{ImageResolver, Images};
+use super::images::{ImageName, ImageResolver, Images};
 use super::report::Report;
 use super::scope::{Scopes, source_name};
 use super::stages::{Origin, StageTable};
@@ -114,7 +114,10 @@ pub(super) fn collect<'a>(
     loop {
         let table = &*collector.stages;
         let purpose = table.options().purpose;
-        let similar = |name: &crate::oci::Reference| table.similar(&name.familiar_name());
+        let similar = |name: &ImageName| match name {
+            ImageName::Reference(reference) => table.similar(&reference.familiar_name()),
+            ImageName::Layout(_) => None,
+        };
         collector
             .needed
             .images

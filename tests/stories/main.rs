@@ -10,6 +10,7 @@ mod support;
 mod add_from_elsewhere;
 mod build_for_platforms;
 mod build_from_elsewhere;
+mod build_on_layouts;
 mod build_with_cache;
 mod build_with_stages;
 mod check_a_dockerfile;

@@ -9,12 +9,13 @@ use std::path::Path;
 
 use super::super::compress::Compression;
 use super::super::error::{ExportError, Result};
+use super::directory::Directory;
 use crate::oci::{Digest, LARGEST_MANIFEST};
-use crate::snapshot::{ArchiveReader, ContainerPath, Entry, EntryKind, Limits, Rootfs, RootfsError};
+use crate::snapshot::{ArchiveReader, Entry, EntryKind, Limits};
 use crate::store::{StagedBlob, Store};
 
 /// What an archive of images may have: some files for each layer of the largest images, and as many bytes as a layer.
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         entries: 50_000,
         ..Limits::default()
@@ -28,14 +29,14 @@ const MOST_LINKS: usize = 4;
 pub(super) struct Bundle<'s> {
     store: &'s Store,
     /// A layout on disk, whose blobs are read when they are asked for.
-    directory: Option<Rootfs>,
+    directory: Option<Directory>,
     blobs: HashMap<Digest, StagedBlob>,
     files: HashMap<Vec<u8>, Digest>,
     links: HashMap<Vec<u8>, Vec<u8>>,
 }
 
 impl<'s> Bundle<'s> {
-    fn new(store: &'s Store, directory: Option<Rootfs>) -> Self {
+    fn new(store: &'s Store, directory: Option<Directory>) -> Self {
         let (blobs, files, links) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self {
             store,
@@ -66,14 +67,7 @@ impl<'s> Bundle<'s> {
 
     /// Opens an image layout in a directory.
     pub(super) fn open_directory(store: &'s Store, path: &Path) -> Result<Self> {
-        let failed = |source| ExportError::Destination {
-            action: "open",
-            path: path.to_owned(),
-            source,
-        };
-        let real = std::fs::canonicalize(path).map_err(failed)?;
-        let directory = Rootfs::open_host_directory(&real).map_err(failed)?;
-        Ok(Self::new(store, Some(directory)))
+        Ok(Self::new(store, Some(Directory::open(path)?)))
     }
 
     fn add(&mut self, entry: Entry, archive: &mut ArchiveReader<'_>) -> Result<()> {
@@ -123,11 +117,7 @@ impl<'s> Bundle<'s> {
     /// The small document `name`; `None` when there is none.
     pub(super) fn document(&mut self, name: &str) -> Result<Option<Vec<u8>>> {
         if let Some(directory) = &self.directory {
-            return match directory.read_file(&container_path(name)?, LARGEST_MANIFEST as u64) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error) if error.is_not_found() => Ok(None),
-                Err(error) => Err(unreadable(name, error)),
-            };
+            return directory.document(name);
         }
         match self.digest_of(name) {
             Some(digest) => self.read(&digest).map(Some),
@@ -137,11 +127,7 @@ impl<'s> Bundle<'s> {
 
     /// Whether there is such a blob. It may still turn out to be damaged.
     pub(super) fn has(&self, digest: &Digest) -> bool {
-        let on_disk = |directory: &Rootfs| {
-            let path = ContainerPath::new(format!("blobs/sha256/{}", digest.hex()));
-            path.is_ok_and(|path| directory.open_regular(&path).is_ok())
-        };
-        self.blobs.contains_key(digest) || self.directory.as_ref().is_some_and(on_disk)
+        self.blobs.contains_key(digest) || self.directory.as_ref().is_some_and(|directory| directory.has(digest))
     }
 
     /// A blob that is a small document.
@@ -164,7 +150,8 @@ impl<'s> Bundle<'s> {
     /// A blob, whose digest has been verified.
     pub(super) fn blob(&mut self, digest: &Digest) -> Result<&StagedBlob> {
         if !self.blobs.contains_key(digest) {
-            let staged = self.stage_from_directory(digest)?;
+            let directory = self.directory.as_ref().ok_or_else(|| missing(digest))?;
+            let staged = directory.stage(digest, self.store)?;
             self.blobs.insert(*digest, staged);
         }
         self.staged(digest)
@@ -174,38 +161,9 @@ impl<'s> Bundle<'s> {
     pub(super) fn staged(&self, digest: &Digest) -> Result<&StagedBlob> {
         self.blobs.get(digest).ok_or_else(|| missing(digest))
     }
-
-    fn stage_from_directory(&self, digest: &Digest) -> Result<StagedBlob> {
-        let directory = self.directory.as_ref().ok_or_else(|| missing(digest))?;
-        let name = format!("blobs/sha256/{}", digest.hex());
-        let mut file = match directory.open_regular(&container_path(&name)?) {
-            Ok(file) => file,
-            Err(error) if error.is_not_found() => return Err(missing(digest)),
-            Err(error) => return Err(unreadable(&name, error)),
-        };
-        let mut writer = self.store.blob_writer()?;
-        let limit = limits().bytes;
-        let copied = std::io::copy(&mut (&mut file).take(limit), &mut writer).map_err(ExportError::Read)?;
-        match copied < limit {
-            true => Ok(writer.stage(Some(*digest))?),
-            false => Err(refused(name.as_bytes(), "is too large")),
-        }
-    }
 }
 
-fn container_path(name: &str) -> Result<ContainerPath> {
-    ContainerPath::new(name).map_err(|_| refused(name.as_bytes(), "has a NUL byte"))
-}
-
-fn unreadable(name: &str, error: RootfsError) -> ExportError {
-    match error {
-        RootfsError::TooLarge { .. } => refused(name.as_bytes(), "is larger than any manifest"),
-        RootfsError::NotRegular(_) => refused(name.as_bytes(), "is no regular file"),
-        RootfsError::Access { source, .. } => ExportError::Read(source),
-    }
-}
-
-fn missing(digest: &Digest) -> ExportError {
+pub(super) fn missing(digest: &Digest) -> ExportError {
     refused(digest.to_string().as_bytes(), "is referred to and is not there")
 }
 

@@ -11,9 +11,9 @@ use crate::oci::{
 use crate::store::Annotations;
 
 /// The most images of one archive that are read.
-const MOST_IMAGES: usize = 1000;
+pub(super) const MOST_IMAGES: usize = 1000;
 /// An index may list indexes, as `docker save` writes them; not these again.
-const DEEPEST_INDEX: usize = 2;
+pub(super) const DEEPEST_INDEX: usize = 2;
 
 /// An image whose parts are known and not verified yet.
 pub(super) struct Found {

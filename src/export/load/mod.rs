@@ -4,7 +4,9 @@
 //! number of layers, names.
 
 mod bundle;
+mod directory;
 mod find;
+mod layout;
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -20,6 +22,7 @@ use crate::store::{ImageRecord, Member, StagedBlob, Store};
 
 use bundle::{Bundle, refused};
 use find::{Content, Entry, Found};
+pub use layout::{Layout, LayoutImage};
 
 /// An image that was loaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,12 +138,16 @@ fn verify_layer(number: usize, blob: &StagedBlob, expected: DiffId) -> Result<(u
     let mut start = Vec::new();
     (&mut file).take(6).read_to_end(&mut start).map_err(ExportError::Read)?;
     let compression = Compression::of_content(&start);
-    let limit = Limits::default().bytes;
+    let limit = unpacked_limit(blob.size());
     let whole = io::Cursor::new(start).chain(file);
     let tar = compression.reader(whole).map_err(ExportError::Read)?;
     let mut hash = DigestWriter::new(io::sink());
     io::copy(&mut tar.take(limit), &mut hash).map_err(ExportError::Read)?;
     let (_, actual, size) = hash.finish();
+    if size == limit {
+        let subject = blob.digest().to_string();
+        return Err(refused(subject.as_bytes(), "unpacks to far more than it could hold"));
+    }
     match DiffId(actual) == expected {
         true => Ok((size, compression)),
         false => Err(ExportError::WrongLayer {
@@ -149,6 +156,11 @@ fn verify_layer(number: usize, blob: &StagedBlob, expected: DiffId) -> Result<(u
             actual: DiffId(actual),
         }),
     }
+}
+
+/// What a layer of `size` bytes may unpack to: real ones stay below a hundred times as much.
+fn unpacked_limit(size: u64) -> u64 {
+    size.saturating_mul(500).clamp(4 << 30, Limits::default().bytes)
 }
 
 /// Puts an image into the store, without a name. Its id, and what it is for.

@@ -12,7 +12,7 @@ mod variables;
 use crate::graph::{
     CopyAction, FileAction, FileOp, Graph, Label, LocalSource, Op, Source, Unpack, VertexId, without_secrets,
 };
-use crate::oci::{Platform, Reference};
+use crate::oci::Platform;
 use crate::parser::{Heredoc, InstructionKind, Rule, Word, nearest};
 
 use super::checks;
@@ -20,6 +20,7 @@ use super::error::{At, PlanError, Problem};
 use super::expand::{self, Expanded};
 use super::globals::Globals;
 use super::history::{self, Layer};
+use super::images::ImageName;
 use super::options::{MainContext, PlanOptions};
 use super::outline::Recorder;
 use super::platforms::PlatformNames;
@@ -184,8 +185,8 @@ impl<'p, 'a> Lowering<'p, 'a> {
                     .push(history::entry(created_by, Layer::One, self.globals.epoch));
                 state
             }
-            Some(Origin::Image(reference, platform)) => {
-                let Some(base) = self.needed.images.get(&reference, &platform).cloned() else {
+            Some(Origin::Image(image, platform)) => {
+                let Some(base) = self.needed.images.get(&image, &platform).cloned() else {
                     return match self.options.purpose.needs_bases() {
                         true => Ok(None),
                         false => StageState::of_unknown(platform).map(Some),
@@ -204,8 +205,8 @@ impl<'p, 'a> Lowering<'p, 'a> {
                 let mut state = StageState::of_config(base.config, runs_on)?;
                 if base.source.chain.is_some() {
                     numbering.count_base();
-                    let label = numbering.label(&format!("FROM {}", base.source.reference), None);
-                    state.file_system = self.image(&reference, &platform, label, Some(entry.stage.lines));
+                    let label = numbering.label(&format!("FROM {image}"), None);
+                    state.file_system = self.image(&image, &platform, label, Some(entry.stage.lines));
                 }
                 state
             }
@@ -220,12 +221,12 @@ impl<'p, 'a> Lowering<'p, 'a> {
     /// The vertex of an image; `None` for one without layers.
     fn image(
         &mut self,
-        reference: &Reference,
+        image: &ImageName,
         platform: &Platform,
         name: String,
         lines: Option<(usize, usize)>,
     ) -> Option<VertexId> {
-        let base = self.needed.images.get(reference, platform)?;
+        let base = self.needed.images.get(image, platform)?;
         base.source.chain?;
         let op = Op::Source(Source::Image(base.source.clone()));
         let label = Label {
@@ -298,15 +299,9 @@ impl<'p, 'a> Lowering<'p, 'a> {
                 let file_system = self.states[*index].as_ref()?.file_system;
                 Some(file_system.unwrap_or_else(|| self.empty()))
             }
-            Origin::Image(reference, platform) => {
-                let shown = self
-                    .needed
-                    .images
-                    .get(reference, platform)?
-                    .source
-                    .reference
-                    .to_string();
-                let image = self.image(reference, platform, format!("FROM {shown}"), None);
+            Origin::Image(image, platform) => {
+                self.needed.images.get(image, platform)?;
+                let image = self.image(image, platform, format!("FROM {image}"), None);
                 Some(image.unwrap_or_else(|| self.empty()))
             }
         }

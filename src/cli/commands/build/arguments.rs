@@ -38,8 +38,9 @@ pub(in crate::cli) struct Arguments {
     /// comes before it.
     #[arg(long = "build-arg-file", value_name = "FILE")]
     pub(super) build_arg_files: Vec<PathBuf>,
-    /// One more place to copy from: `name=` and a directory, `docker-image://reference`, the address of a git repository,
-    /// or the URL of a file (which is called `context` there); takes the place of a stage or image of that name.
+    /// One more place to copy from: `name=` and a directory, `docker-image://reference`, `oci-layout://directory` with
+    /// `:tag` or `@digest` behind it, the address of a git repository, or the URL of a file (which is called `context`
+    /// there); takes the place of a stage or image of that name.
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     pub(super) build_contexts: Vec<String>,
     /// The stage to build; by default the last one.

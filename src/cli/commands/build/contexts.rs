@@ -12,7 +12,9 @@ use crate::cli::failure::{Failure, Fault, fault_of_source};
 use crate::graph::{GitDir, GitTimes, Remote};
 use crate::parser::MAX_DOCKERFILE_BYTES;
 use crate::pipeline::{ContextAddress, FetchError, FetchedContext, Workshop, fetch_context};
-use crate::planner::{BareForm, MainContext, NamedContext, PlanOptions, file_address, git_address, is_url};
+use crate::planner::{
+    BareForm, ImageName, MainContext, NamedContext, PlanOptions, file_address, git_address, is_url, layout_address,
+};
 use crate::snapshot::{Limits, compressed};
 use crate::source::SourceError;
 use crate::store::Store;
@@ -91,23 +93,27 @@ pub(super) fn named(
         let name = name.to_ascii_lowercase();
         let wrong = |what: String| Failure::usage(format!("--build-context {name}: {what}"));
         let git = git_address(value, BareForm::Path).map_err(|error| wrong(error.to_string()))?;
-        let context = match (git, value.split_once("://")) {
-            (Some(git), _) => NamedContext::Remote(Remote::Git(git)),
-            (None, Some(("docker-image", "scratch"))) => NamedContext::Scratch,
-            (None, Some(("docker-image", reference))) => {
-                NamedContext::Image(reference.parse().map_err(|error| wrong(format!("{error}")))?)
+        let layout = layout_address(value).map_err(|error| wrong(error.to_string()))?;
+        let context = match (git, layout, value.split_once("://")) {
+            (Some(git), ..) => NamedContext::Remote(Remote::Git(git)),
+            (None, Some(layout), _) => NamedContext::Image(ImageName::Layout(layout)),
+            (None, None, Some(("docker-image", "scratch"))) => NamedContext::Scratch,
+            (None, None, Some(("docker-image", reference))) => {
+                let reference = reference.parse().map_err(|error| wrong(format!("{error}")))?;
+                NamedContext::Image(ImageName::Reference(reference))
             }
-            (None, Some(("http" | "https", _))) => {
+            (None, None, Some(("http" | "https", _))) => {
                 // As BuildKit has it: the file as it is, under this name.
                 let mut file = file_address(value, None);
                 file.name = "context".to_owned();
                 NamedContext::Remote(Remote::Http(file))
             }
-            (None, Some((scheme, _))) => {
-                let hint = "use a directory, docker-image://, http://, https://, or the address of a git repository";
+            (None, None, Some((scheme, _))) => {
+                let hint = "use a directory, docker-image://, oci-layout://, http://, https://, or the address of a \
+                            git repository";
                 return Err(wrong(format!("there are no contexts of the kind {scheme}://")).hint(hint));
             }
-            (None, None) => {
+            (None, None, None) => {
                 directories.insert(name.clone(), PathBuf::from(value));
                 NamedContext::Directory
             }
