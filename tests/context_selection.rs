@@ -203,17 +203,15 @@ fn a_missing_source_names_its_neighbours() {
     let project = Project::new();
     project.write("requirements.txt", "").write("src/main.rs", "");
     let error = project.select(&["requirement.txt"]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "`requirement.txt`: not found; did you mean `requirements.txt`?"
-    );
+    assert_eq!(error.to_string(), "`requirement.txt`: not found");
+    assert_eq!(error.hint().as_deref(), Some("did you mean `requirements.txt`?"));
     let error = project.select(&["src/Main.rs"]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "`src/Main.rs`: not found; did you mean `src/main.rs`?"
-    );
+    assert_eq!(error.hint().as_deref(), Some("did you mean `src/main.rs`?"));
     let error = project.select(&["nothing/alike"]).unwrap_err();
-    assert_eq!(error.to_string(), "`nothing/alike`: not found");
+    assert_eq!(
+        (error.to_string().as_str(), error.hint()),
+        ("`nothing/alike`: not found", None)
+    );
     assert!(matches!(
         project.select(&["requirements.txt/x"]),
         Err(SelectionError::NotFound { .. })
@@ -244,6 +242,7 @@ fn ignored_files_are_not_there() {
         error.to_string(),
         "`secret/key`: left out by `secret` (line 1 of the ignore file)"
     );
+    assert!(error.hint().unwrap().contains("`!secret/key`"));
     assert!(matches!(
         project.select(&["secret"]),
         Err(SelectionError::Ignored { .. })

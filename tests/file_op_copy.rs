@@ -182,7 +182,7 @@ fn several_files_need_a_directory() {
         .write("y/2", "");
     let error = machine.copy(None, &["*.txt"], "/d").err().unwrap();
     assert!(matches!(error, FileError::SeveralSources { count: 2, .. }), "{error}");
-    assert_eq!(error.advice(), Some("end the destination with `/`"));
+    assert_eq!(error.hint().as_deref(), Some("end the destination with `/`"));
     assert_eq!(
         machine.copy(None, &["*.txt"], "/d/").unwrap().paths(),
         ["d", "d/a.txt", "d/b.txt"]

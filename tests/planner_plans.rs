@@ -545,7 +545,27 @@ fn mounts_of_every_type() {
         ),
         (
             "FROM busybox AS first\nARG M=9\nRUN --mount=type=cache,target=/x,mode=$M x\n",
-            "`9` cannot be the mode of a mount",
+            "mode=$M: `9` cannot be the mode of a mount (give an octal number, such as 0755)",
+        ),
+        (
+            "FROM busybox AS first\nRUN --mount=type=cache,target=/x,form=y x\n",
+            "form=y: `form` is no option of --mount (did you mean `from`?)",
+        ),
+        (
+            "FROM busybox AS first\nRUN --mount=type=cahce,target=/x x\n",
+            "type=cahce: `cahce` is no type of mount (did you mean `cache`?)",
+        ),
+        (
+            "FROM busybox AS first\nRUN --mount=target x\n",
+            "target: `target` in --mount has no value (write `target=…`)",
+        ),
+        (
+            "FROM busybox AS first\nRUN --mount=type=tmpfs,target=/x,uid=4 x\n",
+            "uid=4: a mount of type tmpfs has no `uid` (leave out `uid`, or is another `type` meant?)",
+        ),
+        (
+            "FROM busybox AS first\nRUN --mount=type=cache,target=/x,sharing=lokced x\n",
+            "sharing=lokced: `lokced` is no way to share a cache (did you mean `locked`?)",
         ),
     ] {
         let target = Some("first".to_owned());
@@ -727,6 +747,41 @@ fn no_cache_marks_the_steps_of_all_or_of_named_stages() {
         ignored(NoCache::Stages(vec!["A".into()])),
     );
     assert_eq!(counts, (0, 3, 1));
+}
+
+#[test]
+fn base_images_named_by_variables_without_a_value() {
+    for (source, expected) in [
+        (
+            "ARG BASE\nFROM $BASE\n",
+            "$BASE: the base image is empty: `$BASE` has no value here \
+             (give it a default, `ARG NAME=value`, or a value with --build-arg)",
+        ),
+        (
+            "ARG TAG=1\nFROM busybox:$TGA\n",
+            "busybox:$TGA: `busybox:` is neither a stage nor the name of an image (`$TGA` has no value here: \
+             did you mean `$TAG`?)",
+        ),
+        (
+            "FROM busybox AS a\nARG OTHER=1\nFROM busybox:$OTHER\n",
+            "busybox:$OTHER: `busybox:` is neither a stage nor the name of an image (`$OTHER` has no value here: FROM sees \
+             only ARGs above the first FROM, and needs a default there or a --build-arg)",
+        ),
+    ] {
+        assert_eq!(errors(source, &options()), [expected]);
+    }
+    let target = Some("final".to_owned());
+    assert_eq!(
+        errors("FROM busybox\n", &PlanOptions { target, ..options() }),
+        [
+            "-: there is no stage `final` to build (no stage has a name: give one with `FROM … AS name`, or leave out --target)"
+        ]
+    );
+}
+
+#[test]
+fn mounts_of_stages_that_are_not_built_are_not_looked_at() {
+    planned("FROM busybox AS unused\nRUN --mount=type=nonsense,form=$X true\nFROM busybox\n");
 }
 
 #[test]

@@ -7,8 +7,7 @@ use super::diagnostic::{Grade, Remark, SourceFile, draw, draw_for, span_of_lines
 use super::failure::{Failure, Fault, fault_of_pull, fault_of_source, fault_of_step, with_causes};
 use super::progress::printable;
 use crate::executor::ExecError;
-use crate::executor::sandbox::SandboxError;
-use crate::parser::{Diagnostic, line_of};
+use crate::parser::{Diagnostic, MAX_ERRORS, line_of};
 use crate::pipeline::{BuildError, CallError};
 use crate::planner::{PlanError, PlanErrors, Problem, Warning};
 use crate::pull::PullError;
@@ -22,14 +21,40 @@ pub(super) fn build_failure(source: &SourceFile<'_>, error: BuildError) -> Failu
         BuildError::Plan(errors) => plan_failure(source, &errors),
         BuildError::Context(error) => error.into(),
         BuildError::Export(error) => error.into(),
-        BuildError::Store(error) | BuildError::Solve(SolveError::Store(error)) => error.into(),
-        BuildError::Solve(SolveError::Step {
+        BuildError::Store(error) => error.into(),
+        BuildError::Solve(error) => solve_failure(source, error),
+    }
+}
+
+fn solve_failure(source: &SourceFile<'_>, error: SolveError) -> Failure {
+    match error {
+        SolveError::Step {
             name,
             lines,
             source: error,
-        }) => step_failure(source, &name, lines, &error),
-        BuildError::Solve(error @ SolveError::Cancelled) => Failure::of(Fault::Build, &error)
+        } => {
+            let (fault, drawn) = step_failure(source, &name, lines, &error);
+            Failure::rendered(fault, drawn)
+        }
+        SolveError::Unready(errors) => {
+            let steps = errors.iter().filter_map(|error| match error {
+                SolveError::Step { name, lines, source } => Some((name, *lines, source)),
+                _ => None,
+            });
+            let drawn: Vec<(Fault, String)> = steps
+                .take(MAX_ERRORS)
+                .map(|(name, lines, error)| step_failure(source, name, lines, error))
+                .collect();
+            let fault = drawn
+                .iter()
+                .map(|(fault, _)| *fault)
+                .find(|fault| *fault == Fault::Build);
+            let drawn: Vec<String> = drawn.into_iter().map(|(_, drawn)| drawn).collect();
+            Failure::rendered(fault.unwrap_or(Fault::Environment), drawn.join("\n\n"))
+        }
+        error @ SolveError::Cancelled => Failure::of(Fault::Build, &error)
             .hint("steps that finished are in the cache: the next build goes on from there"),
+        SolveError::Store(error) => error.into(),
     }
 }
 
@@ -117,7 +142,12 @@ fn title_and_notes(message: &str) -> (String, Vec<String>) {
     (title, lines.collect())
 }
 
-fn step_failure(source: &SourceFile<'_>, name: &str, lines: Option<(usize, usize)>, error: &StepError) -> Failure {
+fn step_failure(
+    source: &SourceFile<'_>,
+    name: &str,
+    lines: Option<(usize, usize)>,
+    error: &StepError,
+) -> (Fault, String) {
     let (title, mut notes) = title_and_notes(&with_causes(error as &(dyn Error + 'static)));
     if let StepError::Exec(ExecError::Failed { tail, .. }) = error
         && !tail.is_empty()
@@ -125,21 +155,22 @@ fn step_failure(source: &SourceFile<'_>, name: &str, lines: Option<(usize, usize
         let lines: Vec<String> = tail.iter().map(|line| printable(line, false)).collect();
         notes.push(format!("its last output:\n{}", lines.join("\n")));
     }
-    let hint = match error {
-        StepError::Source(error) => error.hint(),
-        StepError::Exec(ExecError::Sandbox(SandboxError::Setup(failure))) => failure.advice(),
-        _ => None,
+    let hint = error.hint();
+    // The line that is drawn says what the step does.
+    let name = match (lines, name.split_once("] ")) {
+        (Some(_), Some((number, _))) => format!("{number}]"),
+        _ => format!("{}:", printable(name.as_bytes(), false)),
     };
     let remark = Remark {
         grade: Grade::Error,
-        title: format!("{}: {title}", printable(name.as_bytes(), false)),
+        title: format!("{name} {title}"),
         span: lines.map(|lines| span_of_lines(source.text, lines)),
         label: None,
         notes,
-        hint,
+        hint: hint.as_deref(),
         fix: None,
     };
-    Failure::rendered(fault_of_step(error), draw(source, &remark))
+    (fault_of_step(error), draw(source, &remark))
 }
 
 /// A warning under its source line, with the page that describes its rule, and what to write instead.

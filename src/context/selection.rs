@@ -82,7 +82,7 @@ pub struct SelectedSource {
 #[derive(Debug, thiserror::Error)]
 pub enum SelectionError {
     /// Nothing lies there.
-    #[error("`{written}`: not found{}", suggestion(near))]
+    #[error("`{written}`: not found")]
     NotFound {
         /// The source.
         written: String,
@@ -115,7 +115,7 @@ pub enum SelectionError {
         path: String,
     },
     /// More entries than any build has.
-    #[error("`{written}` holds more files than can be copied; leave some out with an ignore file")]
+    #[error("`{written}` holds more files than can be copied")]
     TooMany {
         /// The source.
         written: String,
@@ -131,10 +131,20 @@ pub enum SelectionError {
     },
 }
 
-fn suggestion(near: &[String]) -> String {
-    match near {
-        [] => String::new(),
-        names => format!("; did you mean `{}`?", names.join("`, `")),
+impl SelectionError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { near, .. } if near.is_empty() => None,
+            Self::NotFound { near, .. } => Some(format!("did you mean `{}`?", near.join("`, `"))),
+            Self::Ignored { written, .. } => Some(format!(
+                "take it back in with a line `!{}` below that one, or copy something else",
+                written.trim_matches('/')
+            )),
+            Self::TooMany { .. } => Some("leave some out with an ignore file".to_owned()),
+            Self::Changed { .. } => Some("try again".to_owned()),
+            Self::Pattern { .. } | Self::Io { .. } => None,
+        }
     }
 }
 

@@ -132,14 +132,12 @@ impl FileError {
     }
 
     /// What the user can do about it.
-    pub fn advice(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            FileError::SeveralSources { .. } => Some("end the destination with `/`"),
-            FileError::Selection(SelectionError::Ignored { .. }) => {
-                Some("take it back in with a `!` line below, or copy something else")
-            }
-            FileError::Identity(_) => Some("create the user in an earlier step, or give numbers"),
-            FileError::Snapshot(error) | FileError::Archive { source: error, .. } => error.advice(),
+            FileError::SeveralSources { .. } => Some("end the destination with `/`".into()),
+            FileError::Selection(error) => error.hint(),
+            FileError::Identity(_) => Some("create the user in an earlier step, or give numbers".into()),
+            FileError::Snapshot(error) | FileError::Archive { source: error, .. } => error.advice().map(Into::into),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! The value of `RUN --mount`: comma-separated `key=value` fields, checked and typed.
 
-use super::ast::Word;
+use super::ast::{Span, Word};
 use super::check::parse_bool;
 use super::expand::{ExpandError, Lookup};
 use super::suggest::nearest;
@@ -193,10 +193,50 @@ impl MountError {
             MountError::UnknownKey(key) => Some(did_you_mean(key, &KEYS)),
             MountError::UnknownType(kind) => Some(did_you_mean(kind, &TYPES)),
             MountError::UnknownSharing(sharing) => Some(did_you_mean(sharing, &SHARING)),
+            MountError::UnexpectedKey { key, .. } => Some(format!("leave out `{key}`, or is another `type` meant?")),
+            MountError::InvalidValue { key, .. } => expected_value(key).map(|expected| format!("give {expected}")),
+            MountError::NamelessSecret => Some("write `--mount=type=secret,id=…`".to_owned()),
             MountError::EmptyField => Some("write `--mount=type=…,target=…`".to_owned()),
             MountError::WithoutValue(key) => Some(format!("write `{key}=…`")),
             _ => None,
         }
+    }
+
+    /// Where it is in `value`: the field that it is about, where the source has the value letter by letter.
+    pub fn span(&self, value: &Word) -> Span {
+        let wanted: &[&str] = match self {
+            MountError::WithoutValue(key) | MountError::UnknownKey(key) => &[key],
+            MountError::UnexpectedKey { key, .. } if key == "source" => &["source", "src"],
+            MountError::UnexpectedKey { key, .. } | MountError::InvalidValue { key, .. } => &[key],
+            MountError::UnknownType(_) => &["type"],
+            MountError::UnknownSharing(_) => &["sharing"],
+            MountError::TwoNames => &["source", "src"],
+            MountError::Expand(error) => return error.span,
+            MountError::Fields(_) | MountError::EmptyField | MountError::NamelessSecret => &[],
+        };
+        if value.span.end - value.span.start != value.raw.len() {
+            return value.span;
+        }
+        let mut start = value.span.start;
+        for field in value.raw.split(',') {
+            let key = field.split('=').next().unwrap_or_default().trim_start_matches('"');
+            let end = start + field.len();
+            if wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(key)) {
+                return Span { start, end };
+            }
+            start = end + 1;
+        }
+        value.span
+    }
+}
+
+/// What a key takes.
+fn expected_value(key: &str) -> Option<&'static str> {
+    match key {
+        "mode" => Some("an octal number, such as 0755"),
+        "uid" | "gid" => Some("a number"),
+        "size" => Some("a number of bytes, or one with a unit, such as 64m"),
+        _ => Some("true or false"),
     }
 }
 
@@ -233,21 +273,9 @@ pub fn mount_from(value: &Word) -> Result<Option<String>, MountError> {
     Ok(from)
 }
 
-/// Checks what can be checked before variables have values.
-pub(super) fn check_unexpanded(value: &str) -> Result<(), MountError> {
-    for field in csv_fields(value)? {
-        let (key, text) = field
-            .split_once('=')
-            .map_or((field.as_str(), None), |(key, text)| (key, Some(text)));
-        let key = key.to_lowercase();
-        match text {
-            Some(_) if KEYS.contains(&key.as_str()) => {}
-            None if matches!(key.as_str(), "ro" | "readonly" | "rw" | "readwrite" | "required") => {}
-            None if KEYS.contains(&key.as_str()) => return Err(MountError::WithoutValue(key)),
-            _ => return Err(MountError::UnknownKey(key)),
-        }
-    }
-    Ok(())
+/// Checks what holds in stages that are not built, too: that the value is a list of fields.
+pub(super) fn check_fields(value: &str) -> Result<(), MountError> {
+    csv_fields(value).map(drop)
 }
 
 /// The fields of one record.
@@ -495,14 +523,13 @@ fn parse_size(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parser::ast::Span;
 
     fn parse(value: &str) -> Result<MountOptions, MountError> {
         let word = Word {
             raw: value.to_owned(),
             span: Span::default(),
         };
-        let checked = check_unexpanded(value);
+        let checked = check_fields(value);
         let parsed = parse_mount(&word, '\\', &|name| (name == "X").then(|| "a,\"b".to_owned()));
         if let Err(error) = checked {
             assert_eq!(parsed, Err(error), "{value}");

@@ -128,6 +128,8 @@ pub enum Problem {
         text: String,
         /// A declared argument with a similar name.
         similar: Option<String>,
+        /// Whether the argument itself is declared, and has no value.
+        declared: bool,
     },
     /// A base image's name is not a reference.
     #[error(transparent)]
@@ -142,6 +144,16 @@ pub enum Problem {
         /// Why it is no image.
         #[source]
         source: ReferenceError,
+    },
+    /// A problem with the value of something that a variable is in which has none.
+    #[error("{problem}")]
+    UndefinedIn {
+        /// The variable.
+        name: String,
+        /// A declared argument with a similar name.
+        similar: Option<String>,
+        /// What is wrong with the value.
+        problem: Box<Problem>,
     },
     /// `--platform` is not a platform.
     #[error(transparent)]
@@ -365,6 +377,9 @@ impl Problem {
                 Some(hint.into())
             }),
             Problem::UnknownTarget { similar, known, .. } => did_you_mean(similar).or_else(|| stages_hint(known)),
+            Problem::EmptyInFrom { declared: true, .. } => {
+                Some("give it a default, `ARG NAME=value`, or a value with --build-arg".into())
+            }
             Problem::EmptyInFrom { similar, .. } => did_you_mean(similar).or_else(|| {
                 Some("declare it with ARG before the first FROM, with a default, or give it with --build-arg".into())
             }),
@@ -376,6 +391,14 @@ impl Problem {
             } if matches!(&**name, ImageName::Reference(name) if name.familiar_name() == *stage) => {
                 Some(format!("if the stage `{stage}` is meant, move its FROM above this one"))
             }
+            Problem::UndefinedIn {
+                name,
+                similar: Some(similar),
+                ..
+            } => Some(format!("`${name}` has no value here: did you mean `${similar}`?")),
+            Problem::UndefinedIn { name, .. } => Some(format!(
+                "`${name}` has no value here: FROM sees only ARGs above the first FROM, and needs a default there or a --build-arg"
+            )),
             Problem::UnknownSource { similar, .. } | Problem::BaseImage { similar, .. } => did_you_mean(similar),
             Problem::StageNotYetDefined { .. } => Some("move its FROM above this one".into()),
             Problem::EmptySource { similar, .. } => did_you_mean(similar).or_else(|| {
@@ -395,7 +418,10 @@ impl Problem {
 
 fn stages_hint(known: &[String]) -> Option<String> {
     const SHOWN: usize = 10;
-    (!known.is_empty()).then(|| format!("the stages are {}", known[..known.len().min(SHOWN)].join(", ")))
+    if known.is_empty() {
+        return Some("no stage has a name: give one with `FROM … AS name`, or leave out --target".into());
+    }
+    Some(format!("the stages are {}", known[..known.len().min(SHOWN)].join(", ")))
 }
 
 /// Puts a place to a problem.

@@ -115,7 +115,17 @@ impl<'a> StageTable<'a> {
         if base.value.is_empty() {
             return Err(empty("the base image", &stage.image, &base, globals));
         }
-        self.origin(&base.value, platform).at(stage.image.span)
+        let origin = self
+            .origin(&base.value, platform)
+            .map_err(|problem| match base.undefined.first() {
+                Some(name) => Problem::UndefinedIn {
+                    name: name.clone(),
+                    similar: similar_argument(name, globals),
+                    problem: Box::new(problem),
+                },
+                None => problem,
+            });
+        origin.at(stage.image.span)
     }
 
     /// What a name in FROM or `--from` stands for, seen from the stage after the last one that was read.
@@ -286,10 +296,17 @@ fn similar_argument(name: &str, globals: &Globals) -> Option<String> {
 }
 
 fn empty(subject: &'static str, word: &Word, expanded: &Expanded<String>, globals: &Globals) -> PlanError {
+    let declared = expanded.undefined.iter().any(|name| globals.declared.contains(name));
     let similar = expanded
         .undefined
         .iter()
         .find_map(|name| similar_argument(name, globals));
     let text = word.raw.clone();
-    Problem::EmptyInFrom { subject, text, similar }.at(word.span)
+    Problem::EmptyInFrom {
+        subject,
+        text,
+        similar,
+        declared,
+    }
+    .at(word.span)
 }

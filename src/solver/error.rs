@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::context::SelectionError;
+use crate::executor::sandbox::SandboxError;
 use crate::executor::{ExecError, FileError};
 use crate::pull::PullError;
 use crate::snapshot::SnapshotError;
@@ -23,6 +24,9 @@ pub enum SolveError {
         #[source]
         source: Box<StepError>,
     },
+    /// Several steps name what is not there; none has run. At least one is here, in order.
+    #[error("{} steps cannot run", .0.len())]
+    Unready(Vec<SolveError>),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -61,4 +65,21 @@ pub enum StepError {
     /// The build was cancelled while the step waited or ran.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl StepError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            StepError::Exec(ExecError::Sandbox(SandboxError::Setup(failure))) => failure.advice().map(Into::into),
+            StepError::Exec(ExecError::Identity(_)) => {
+                Some("create the user in an earlier step, or give numbers".into())
+            }
+            StepError::File(error) => error.hint(),
+            StepError::Pull(error) => error.hint().map(Into::into),
+            StepError::Source(error) => error.hint().map(Into::into),
+            StepError::Selection(error) => error.hint(),
+            _ => None,
+        }
+    }
 }

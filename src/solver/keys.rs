@@ -104,7 +104,7 @@ impl Keys {
     /// Computes the keys of `targets` and all they are made of. Contexts are walked here, in parallel.
     ///
     /// # Errors
-    /// A source that is not in its context, as the failure of the step that names it.
+    /// Sources that are not in their contexts, as failures of the steps that name them.
     pub fn compute(graph: &Graph, targets: &[VertexId], services: Services<'_>) -> Result<Self, SolveError> {
         let reachable = reachable(graph, targets);
         let begun = Instant::now();
@@ -232,5 +232,21 @@ fn select_from_contexts(
         let selected = context.select(&selector.sources, &selector.exclude, selector.layout());
         Ok(((id, selector), selected.map_err(|error| failed(error.into()))?))
     };
-    wanted.into_par_iter().map(select).collect()
+    let selected: Vec<Result<_, SolveError>> = wanted.into_par_iter().map(select).collect();
+    let mut selections = Selections::new();
+    let mut failed = Vec::new();
+    for selected in selected {
+        match selected {
+            Ok((of, selection)) => _ = selections.insert(of, selection),
+            Err(error) => failed.push(error),
+        }
+    }
+    match failed.pop() {
+        None => Ok(selections),
+        Some(only) if failed.is_empty() => Err(only),
+        Some(last) => {
+            failed.push(last);
+            Err(SolveError::Unready(failed))
+        }
+    }
 }

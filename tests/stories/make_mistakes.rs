@@ -55,6 +55,61 @@ fn a_missing_source_and_what_may_have_been_meant() {
 }
 
 #[test]
+fn all_missing_sources_are_told_at_once() {
+    let project = Project::new();
+    project
+        .write(
+            "Dockerfile",
+            "FROM busybox\nCOPY sorce/main.py notes.txt /\nRUN false\nCOPY read*.md missing.cfg /app/\nCOPY secrets/key /\n",
+        )
+        .write(".dockerignore", "*.log\nsecrets\n")
+        .write("secrets/key", "")
+        .write("note.txt", "");
+    project
+        .build("-t app .")
+        .exits(1)
+        .says("error: [2/5] `/sorce/main.py`: not found")
+        .says("Dockerfile:2")
+        .says("error: [4/5] `/missing.cfg`: not found")
+        .says("Dockerfile:4")
+        .says("error: [5/5] `/secrets/key`: left out by `secrets` (line 2 of the ignore file)")
+        .says("Dockerfile:5")
+        .says("help: take it back in with a line `!secrets/key` below that one")
+        .never_says("RUN false");
+}
+
+#[test]
+fn a_user_that_the_image_does_not_have() {
+    for instruction in ["COPY --chown=nobdy Dockerfile /", "USER nobdy\nRUN true"] {
+        let project = Project::new();
+        project.write("Dockerfile", format!("FROM busybox\n{instruction}\n"));
+        project
+            .build("-t app .")
+            .exits(1)
+            .says("unable to find user `nobdy`")
+            .says("help: create the user in an earlier step, or give numbers");
+    }
+}
+
+#[test]
+fn a_base_image_that_an_argument_does_not_name() {
+    build("ARG TAG=1\nFROM busybox:$TGA\n")
+        .exits(1)
+        .says("Dockerfile:2:6")
+        .says("help: `$TGA` has no value here: did you mean `$TAG`?");
+}
+
+#[test]
+fn a_mount_with_a_mistake_points_at_the_field() {
+    build("FROM busybox\nRUN --mount=type=cache,taget=/c true\nRUN --mount=type=cahce,target=/c true\n")
+        .exits(1)
+        .says("Dockerfile:2:24")
+        .says("did you mean `target`?")
+        .says("Dockerfile:3:13")
+        .says("did you mean `cache`?");
+}
+
+#[test]
 fn a_missing_stage() {
     build("FROM busybox AS builder\nFROM busybox\nCOPY --from=3 / /\n")
         .exits(1)

@@ -19,8 +19,8 @@ pub(super) fn run(input: &mut Input<'_>) -> Result<InstructionKind, Diagnostic> 
     let mut flags = input.flags(FLAGS)?;
     let mounts = flags.words("mount");
     for mount in &mounts {
-        mount::check_unexpanded(&mount.raw).map_err(|error| {
-            let diagnostic = Diagnostic::error(mount.span, error.to_string());
+        mount::check_fields(&mount.raw).map_err(|error| {
+            let diagnostic = Diagnostic::error(error.span(mount), error.to_string());
             Diagnostic {
                 hint: error.hint(),
                 ..diagnostic

@@ -80,7 +80,10 @@ impl Lowering<'_, '_> {
     fn mount_options(&mut self, state: &StageState, step: &Step<'_>, word: &Word) -> Result<MountOptions, PlanError> {
         let escape = self.report.escape;
         let expanded = expand::watch(&state.scope, |lookup| parse_mount(word, escape, lookup));
-        let expanded = expanded.at(word.span)?;
+        let expanded = expanded.map_err(|error| {
+            let span = error.span(word);
+            Problem::from(error).at(span)
+        })?;
         Ok(self.checked(state, step, expanded))
     }
 

@@ -3,7 +3,7 @@
 use crate::graph::{
     CopyAction, FileAction, FileOp, Label, Merge, ModeChange, ModeError, Op, Owner, Unpack, VertexId, without_secrets,
 };
-use crate::parser::{Heredoc, Rule, Transfer, TransferSource};
+use crate::parser::{Heredoc, Rule, Span, Transfer, TransferSource, Word};
 
 use super::super::error::{At, PlanError, Problem};
 use super::super::history::Layer;
@@ -78,6 +78,11 @@ struct InlineFile {
     content: String,
 }
 
+/// Where a flag's value stands.
+fn place(flag: &Option<Word>, step: &Step<'_>) -> Span {
+    flag.as_ref().map_or(step.span(), |word| word.span)
+}
+
 impl Lowering<'_, '_> {
     pub(super) fn transfer(
         &mut self,
@@ -91,12 +96,12 @@ impl Lowering<'_, '_> {
         let destination = self.value(state, step, &transfer.destination)?;
         let settings = Settings {
             destination: path::destination(state.working_dir(), &destination),
-            owner: owner(&chown).at(step.span())?,
+            owner: owner(&chown).at(place(&transfer.chown, step))?,
             mode: if chmod.is_empty() {
                 None
             } else {
                 let parsed = chmod.parse().map_err(|ModeError(text)| Problem::Mode { text });
-                Some(parsed.at(step.span())?)
+                Some(parsed.at(place(&transfer.chmod, step))?)
             },
         };
         let count = transfer.sources.len();
