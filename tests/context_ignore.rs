@@ -69,9 +69,21 @@ fn the_last_matching_line_wins() {
 }
 
 #[test]
+fn the_root_itself_is_never_left_out() {
+    check("*\n", &["a"], &[""]);
+    check("**\n.\n", &["a"], &[""]);
+}
+
+#[test]
 fn a_matching_parent_directory_counts_for_each_line() {
     check("dir\n!dir/keep", &["dir", "dir/other"], &["dir/keep", "dir/keep/below"]);
     check("dir/sub\n!dir", &[], &["dir/sub", "dir/sub/x", "dir"]);
+    // BuildKit's walk takes `vendor/a.go` in here, and its sender leaves the content out.
+    check(
+        "**\n!**/*.go\n**/vendor",
+        &["vendor", "vendor/a.go", "cmd/vendor/a.go"],
+        &["a.go"],
+    );
     check(
         "dir\n!dir/keep\ndir/keep/not",
         &["dir/keep/not", "dir/keep/not/x"],

@@ -786,7 +786,7 @@ fn mounts_of_stages_that_are_not_built_are_not_looked_at() {
 
 #[test]
 fn several_errors_are_told_at_once_each_at_its_place() {
-    let source = "FROM busybox AS build\nCOPY a b /c\nCOPY --from=biuld/ /x /y\nCOPY --from=9 /x /y\nCOPY --from=build / /\nCOPY --chmod=999 a b\n\
+    let source = "FROM busybox AS build\nCOPY --from=biuld/ /x /y\nCOPY --from=9 /x /y\nCOPY --from=build / /\nCOPY --chmod=999 a b\n\
         STOPSIGNAL NOPE\nEXPOSE 99999\nADD https://host/x /x\nADD git@host:x.git /x\nCOPY https://host/x /x\nENV X=${Y?gone}\n";
     insta::assert_snapshot!(errors(source, &options()).join("\n"));
 }

@@ -166,6 +166,10 @@ impl IgnoreRules {
     }
 
     fn deciding_rule(&self, parent: &DirectoryMatches, path: &[u8]) -> Option<&Rule> {
+        // The root is what is asked for: only what is in it can be left out.
+        if path.is_empty() {
+            return None;
+        }
         let rules = self.rules.iter().zip(&parent.0).rev();
         let mut deciding = rules.filter(|(rule, above)| **above || rule.matches(path));
         deciding.next().map(|(rule, _)| rule)

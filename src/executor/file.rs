@@ -8,6 +8,7 @@ mod node;
 mod tree;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -71,12 +72,10 @@ pub enum FileError {
         path: String,
     },
     /// Several files would land at one path.
-    #[error("`{destination}` is not a directory, but {count} sources are to be copied to it")]
+    #[error("`{destination}` is not a directory, but several files are to be copied to it")]
     SeveralSources {
         /// As it was written.
         destination: String,
-        /// How many sources there are.
-        count: usize,
     },
     /// A source is not what it was when it was hashed. Select and hash again.
     #[error("`{path}` changed while it was copied")]
@@ -150,6 +149,9 @@ struct Run<'a> {
     snapshotter: &'a Snapshotter,
     cancel: &'a Cancel,
     active: &'a ActiveSnapshot,
+    /// Whether a file was written to the destination itself, which all of an operation's actions share: the next one
+    /// would take its place.
+    landed: Cell<bool>,
 }
 
 /// Runs `op` and keeps the result as a snapshot on its base.
@@ -217,6 +219,7 @@ fn make(
         snapshotter,
         cancel,
         active: &active,
+        landed: Cell::new(false),
     };
     let mut mounted = None;
     for (index, action) in op.actions.iter().enumerate() {
@@ -288,7 +291,17 @@ impl Run<'_> {
         self.snapshotter.ids()
     }
 
+    /// Refuses a second file that would land where the first one did.
+    fn land(&self, destination: &Destination<'_>) -> Result<(), FileError> {
+        if !destination.is_directory() && self.landed.replace(true) {
+            let destination = destination.shown().to_owned();
+            return Err(FileError::SeveralSources { destination });
+        }
+        Ok(())
+    }
+
     fn make_file(&self, name: &str, destination: &Destination<'_>, file: &NewFile<'_>) -> Result<(), FileError> {
+        self.land(destination)?;
         let (directory, name) = destination.place_of(name.as_bytes())?;
         file.write(directory.as_fd(), &name, self.ids())
             .map_err(|error| error.at(b"", destination.shown().as_bytes()))
@@ -367,12 +380,8 @@ impl Run<'_> {
             if copy.unpack == Unpack::Archives && self.unpack(root, source, &rootfs, copy, chosen)? {
                 continue;
             }
-            let is_file = source.metadata.kind != FileKind::Directory;
-            if is_file && selection.sources.len() > 1 && !destination.is_directory() {
-                return Err(FileError::SeveralSources {
-                    destination: copy.destination.clone(),
-                    count: selection.sources.len(),
-                });
+            if source.metadata.kind != FileKind::Directory {
+                self.land(&destination)?;
             }
             copy_source(root, source, &destination, &rules)?;
         }

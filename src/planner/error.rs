@@ -207,18 +207,6 @@ pub enum Problem {
         /// The name.
         name: String,
     },
-    /// COPY of several sources to what is not said to be a directory.
-    #[error(
-        "{instruction} has {count} sources, so its destination `{destination}` must be a directory and end with `/`"
-    )]
-    DestinationNotDirectory {
-        /// COPY or ADD.
-        instruction: &'static str,
-        /// How many sources.
-        count: usize,
-        /// The destination.
-        destination: String,
-    },
     /// COPY of a URL or repository.
     #[error("COPY takes no {kind}: `{source_text}`")]
     RemoteCopy {
@@ -407,7 +395,6 @@ impl Problem {
             Problem::Mount(error) => error.hint(),
             Problem::Trigger { source, .. } => source.hint.clone(),
             Problem::RemoteCopy { .. } => Some("use ADD".into()),
-            Problem::DestinationNotDirectory { destination, .. } => Some(format!("write `{destination}/`")),
             Problem::ChecksumForm { .. } => Some("write sha256: and 64 hexadecimal digits".into()),
             Problem::Mode { .. } => Some("give an octal number from 0 to 07777, or clauses such as u=rwX,go=rX".into()),
             Problem::NotAllowed { allow, .. } => Some(format!("allow it with {allow}")),

@@ -135,8 +135,10 @@ impl Extractor<'_> {
             entry.owner = owner;
         }
         if path.is_empty() {
-            return match entry.kind {
-                EntryKind::Directory => self.add_root(&entry).map_err(unpack),
+            return match (&entry.kind, self.purpose) {
+                // The destination of an archive was there before, or made as the instruction says.
+                (EntryKind::Directory, Purpose::Archive(_)) => Ok(()),
+                (EntryKind::Directory, Purpose::Layer(_)) => self.add_root(&entry).map_err(unpack),
                 _ => Err(refuse("the root is a directory")),
             };
         }

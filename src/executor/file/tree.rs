@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rayon::prelude::*;
-use rustix::fs::{AtFlags, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::FileError;
@@ -171,7 +171,8 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// A selected directory looks as its source; one that only leads to something selected does so where it is new.
+    /// A selected directory looks as its source; so does one that only leads to something selected where it is new. Where
+    /// it was there before it keeps its owner and its time, but not its mode, as with BuildKit.
     fn finish(&self, directory: &Directory<'_>) -> Result<(), FileError> {
         let Some(entry) = directory.entry else {
             return Ok(());
@@ -181,6 +182,9 @@ impl Copy<'_> {
         match (entry.role, directory.existed, directory.modified) {
             (Role::Ancestor, Existed::Yes, Some(modified)) => {
                 let now = Metadata::of(&opened).map_err(failed)?;
+                if now.mode != entry.metadata.mode {
+                    rustix::fs::fchmod(&opened, Mode::from_raw_mode(entry.metadata.mode)).map_err(failed)?;
+                }
                 if now.mtime != modified {
                     rustix::fs::futimens(&opened, &times(modified)).map_err(failed)?;
                 }

@@ -104,15 +104,6 @@ impl Lowering<'_, '_> {
                 Some(parsed.at(place(&transfer.chmod, step))?)
             },
         };
-        let count = transfer.sources.len();
-        if count > 1 && !path::is_directory(&destination) {
-            let problem = Problem::DestinationNotDirectory {
-                instruction: verb.name(),
-                count,
-                destination,
-            };
-            return Err(problem.at(transfer.destination.span));
-        }
         let sources = self.sources(state, step, transfer, verb)?;
         let text = history_text(transfer, verb, &chown, &chmod, &sources, &destination);
         let linked_to = state.file_system.filter(|_| transfer.link && settings.need_no_base());
