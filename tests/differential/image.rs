@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -42,6 +43,9 @@ impl Base {
         }
     }
 }
+
+/// Times are compared where a case has set them: after the base image's, before there was a case.
+const OLD: Range<u64> = 2..1_577_836_800;
 
 const BUSYBOX: &str = "<busybox>";
 
@@ -164,11 +168,17 @@ fn line<R: Read>(entry: &mut tar::Entry<'_, R>) -> String {
         ),
         _ => format!("{kind} {mode:03o} {uid}:{gid}"),
     };
+    let mut time = header.mtime().unwrap();
     let mut attributes = BTreeMap::new();
     for extension in entry.pax_extensions().unwrap().into_iter().flatten() {
         let extension = extension.unwrap();
-        if let Some(name) = extension.key().unwrap().strip_prefix("SCHILY.xattr.") {
-            attributes.insert(name.to_owned(), hex(extension.value_bytes()));
+        match extension.key().unwrap().strip_prefix("SCHILY.xattr.") {
+            Some(name) => drop(attributes.insert(name.to_owned(), hex(extension.value_bytes()))),
+            None if extension.key() == Ok("mtime") => {
+                let seconds = extension.value().unwrap().split('.').next().unwrap();
+                time = seconds.parse().unwrap();
+            }
+            None => {}
         }
     }
     match kind {
@@ -188,6 +198,9 @@ fn line<R: Read>(entry: &mut tar::Entry<'_, R>) -> String {
             .unwrap();
         }
         _ => {}
+    }
+    if OLD.contains(&time) {
+        write!(line, " @{time}").unwrap();
     }
     for (name, value) in attributes {
         write!(line, " {name}={value}").unwrap();
