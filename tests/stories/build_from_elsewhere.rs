@@ -134,11 +134,11 @@ fn named_contexts_lie_anywhere() {
     let file = forge.server.put("/file", Served::new("file"));
     project.write(
         "Dockerfile",
-        "FROM busybox AS base\nFROM base\nCOPY --from=lib l /l\nCOPY --from=web context /w\nRUN --mount=from=lib,target=/m cat /m/l > /r\nCMD cat /l /w /r\n",
+        "FROM busybox AS base\nFROM base\nCOPY --from=lib l /l\nCOPY --from=web context /w\nRUN --mount=from=lib,target=/m --mount=from=web,target=/n cat /m/l /n/context > /r\nCMD cat /l /w /r\n",
     );
     let build = |named: &str| project.build(&format!("-t app --build-context lib={}#:d {named} .", forge.url("lib")));
     build(&format!("--build-context web={file}")).succeeds();
-    assert_eq!(project.run("app").succeeds().stdout, "lib\nfilelib\n");
+    assert_eq!(project.run("app").succeeds().stdout, "lib\nfilelib\nfile");
     build(&format!("--build-context web={file}")).succeeds().ran_nothing();
     build(&format!("--build-context web={}", forge.server.url("/missing")))
         .exits(1)
@@ -149,6 +149,20 @@ fn named_contexts_lie_anywhere() {
     // A context of the name of a base takes its place.
     project.write("Dockerfile", "FROM base\n");
     build(&format!("--build-context base={}", forge.url("lib"))).succeeds();
+    build(&format!("--build-context base={file} -o out")).succeeds();
+    assert_eq!(
+        std::fs::read_to_string(project.directory().join("out/context")).unwrap(),
+        "file"
+    );
+    // An image by another name.
+    project.write(
+        "Dockerfile",
+        "FROM base\nCOPY --from=other /bin/busybox /other\nRUN --mount=from=other,target=/m cmp /m/bin/busybox /other\n",
+    );
+    build("--build-context base=docker-image://busybox --build-context other=docker-image://busybox:latest").succeeds();
+    build("--build-context base=docker-image://scratch --build-context other=docker-image://no:such:image")
+        .exits(2)
+        .says("no:such:image");
     // What nothing needs is not fetched.
     project.write("Dockerfile", "FROM busybox\n");
     build(&format!("--build-context web={}", forge.server.url("/missing"))).succeeds();
