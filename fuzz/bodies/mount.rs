@@ -1,5 +1,5 @@
-//! What holds for any text as the value of `RUN --mount`: no panic, what is refused is refused by name, and the source
-//! of a mount is known before its variables have values.
+//! What holds for any text as the value of `RUN --mount`: no panic, what is refused is refused by name, and the text of
+//! its source is known before its variables have values.
 
 use std::cell::Cell;
 
@@ -32,7 +32,14 @@ fn check_value(value: &Word, escape: char, replacement: Option<&str>) {
     };
     match parse_mount(value, escape, &lookup) {
         Ok(options) => {
-            let from = mount_from(value).expect("a mount that is accepted has a source that is");
+            // As it is written; the planner replaces its variables on its own.
+            let written = mount_from(value).expect("a mount that is accepted has a source that is");
+            let expanded = written.map(|raw| {
+                let word = Word { raw, span: value.span };
+                let replaced = word.expand(escape, &|_: &str| replacement.map(str::to_owned));
+                replaced.expect("a source that was replaced once")
+            });
+            let from = expanded.filter(|from| !from.is_empty());
             if let MountOptions::Bind { source, .. } | MountOptions::Cache { source, .. } = &options {
                 assert_eq!(source.from, from, "{:?}", value.raw);
             }

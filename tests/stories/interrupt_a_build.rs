@@ -16,9 +16,19 @@ fn sleeper(seconds: u32) -> Project {
     project
 }
 
-fn start_and_wait_for(project: &Project, words: &str) -> Child {
-    let mut child = project.builder("build --progress plain -t app .").start();
-    let stderr = child.stderr.take().unwrap();
+/// A build that does not outlive its story.
+struct Building(Child);
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start_and_wait_for(project: &Project, words: &str) -> Building {
+    let mut building = Building(project.builder("build --progress plain -t app .").start());
+    let stderr = building.0.stderr.take().unwrap();
     let mut lines = BufReader::new(stderr).lines();
     let mut seen = Vec::new();
     loop {
@@ -31,7 +41,7 @@ fn start_and_wait_for(project: &Project, words: &str) -> Child {
         }
     }
     std::thread::spawn(move || lines.for_each(drop));
-    child
+    building
 }
 
 fn sleepers(seconds: u32) -> usize {
@@ -70,14 +80,19 @@ fn nothing_is_left(project: &Project, seconds: u32) {
 
 fn interrupt_with(signal: &str, seconds: u32) {
     let project = sleeper(seconds);
-    let mut child = start_and_wait_for(&project, "begun");
-    assert!(sleepers(seconds) >= 1);
+    let mut building = start_and_wait_for(&project, "begun");
+    // The shell has said so; what it starts then may take a moment to become what it is.
+    let begun = Instant::now();
+    while sleepers(seconds) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nothing sleeps");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let sent = Command::new("kill")
-        .args([signal, &child.id().to_string()])
+        .args([signal, &building.0.id().to_string()])
         .status()
         .unwrap();
     assert!(sent.success());
-    let status = child.wait().unwrap();
+    let status = building.0.wait().unwrap();
     assert!(!status.success());
     nothing_is_left(&project, seconds);
 }
