@@ -15,31 +15,35 @@ const MODE: u32 = 0o644;
 
 /// Mounts the files that a container has; `spec` has its host name and network already.
 pub fn add_to_container(spec: &mut SandboxSpec, extra_hosts: &[ExtraHost]) {
-    add_to_step(spec, extra_hosts);
+    add(spec, extra_hosts, Access::ReadWrite);
     let hostname = format!("{}\n", spec.hostname);
     spec.file("/etc/hostname", hostname.into_bytes(), MODE, (0, 0), Access::ReadWrite);
 }
 
-/// Mounts the files that a step of a build has: as with BuildKit, `/etc/hostname` is the image's own, and may be
-/// written.
+/// Mounts the files that a step of a build has. As with BuildKit, they cannot be written to, since nothing of it would
+/// stay; `/etc/hostname` is the image's own, and can.
 pub fn add_to_step(spec: &mut SandboxSpec, extra_hosts: &[ExtraHost]) {
+    add(spec, extra_hosts, Access::ReadOnly);
+}
+
+fn add(spec: &mut SandboxSpec, extra_hosts: &[ExtraHost], access: Access) {
     let hosts = hosts(&spec.hostname, extra_hosts);
     let resolv_conf = match spec.network {
         Network::Host => host_resolv_conf(),
         Network::None => Vec::new(),
     };
-    let files = [("/etc/hosts", hosts.into_bytes()), ("/etc/resolv.conf", resolv_conf)];
-    for (target, content) in files {
-        spec.file(target, content, MODE, (0, 0), Access::ReadWrite);
+    for (target, content) in [("/etc/hosts", hosts.into_bytes()), ("/etc/resolv.conf", resolv_conf)] {
+        spec.file(target, content, MODE, (0, 0), access);
     }
 }
 
 fn hosts(hostname: &str, extra_hosts: &[ExtraHost]) -> String {
-    let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let mut hosts = String::from("127.0.0.1\tlocalhost");
+    // Writing to a String cannot fail.
     if hostname != "localhost" {
-        // Writing to a String cannot fail.
-        let _ = writeln!(hosts, "127.0.1.1\t{hostname}");
+        let _ = write!(hosts, " {hostname}");
     }
+    hosts.push_str("\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for host in extra_hosts {
         let _ = writeln!(hosts, "{}\t{}", host.address, host.name);
     }
@@ -68,9 +72,9 @@ mod tests {
             address: "10.0.0.7".parse().unwrap(),
         };
         let hosts = hosts("box", &[extra]);
-        assert!(
-            hosts.starts_with("127.0.0.1\tlocalhost\n") && hosts.ends_with("127.0.1.1\tbox\n10.0.0.7\tdb\n"),
-            "{hosts}"
+        assert_eq!(
+            hosts,
+            "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb\n"
         );
     }
 }

@@ -196,7 +196,7 @@ pub enum Problem {
         /// How many at most.
         limit: usize,
     },
-    /// A heredoc of COPY or ADD whose delimiter is no name of a file.
+    /// A heredoc that becomes a file, whose delimiter is no name of one.
     #[error("the heredoc's delimiter `{0}` names its file, and is no name of one")]
     HeredocName(String),
     /// ENV or LABEL with a name that no process can have in its environment, or no image among its labels.

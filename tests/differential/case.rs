@@ -92,7 +92,9 @@ impl Case {
                     .for_each(|host| option("--add-host", host.replace('=', ":"))),
                 "force-network-mode" => option("--network", value.to_owned()),
                 "no-cache" => option("--no-cache-filter", value.to_owned()),
-                "shm-size" | "ulimit" => option(&format!("--{name}"), value.to_owned()),
+                "shm-size" => option(&format!("--{name}"), value.to_owned()),
+                "hostname" => option("--build-arg", format!("BUILDKIT_SANDBOX_HOSTNAME={value}")),
+                "ulimit" => value.split(',').for_each(|limit| option("--ulimit", limit.to_owned())),
                 other => panic!("{}: no option `{other}`", self.name),
             }
         }

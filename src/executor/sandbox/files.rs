@@ -66,7 +66,8 @@ pub(super) fn assemble(spec: &SandboxSpec) -> Result<Root, SetupFailure> {
 /// the image from a root that cannot be written to; unless something was to be mounted below it.
 fn directory(targets: &mut Targets, spec: &SandboxSpec, path: &str) -> Result<OwnedFd, SetupFailure> {
     let above = |mount: &SandboxMount| Path::new(&mount.target).starts_with(path);
-    let made = match spec.mounts.iter().any(above) {
+    let is_mounted_on = spec.mounts.iter().any(above) || (path == "/dev" && spec.shm_size.is_some());
+    let made = match is_mounted_on {
         true => Made::ForNow,
         false => Made::ForGood,
     };

@@ -6,6 +6,7 @@ use crate::parser::{Command, Heredoc, Run, Spanned};
 use super::super::error::{PlanError, Problem};
 use super::super::history::{self, Layer};
 use super::super::options::{Confinement, HostNetwork};
+use super::super::path;
 use super::super::steps::Step;
 use super::mounts::Mounts;
 use super::{Lowering, StageState, shown};
@@ -35,7 +36,7 @@ impl Lowering<'_, '_> {
         }
         let network = self.network(run.network.as_ref())?;
         let security = self.security(run.security.as_ref())?;
-        let Start { args, script } = start(state, run);
+        let Start { args, script } = start(state, run)?;
         let mut inputs: Vec<VertexId> = state.file_system.into_iter().collect();
         let base = state.file_system.map(|_| 0);
         let Some(mut mounts) = self.mounts(state, step, run, &mut inputs)? else {
@@ -131,20 +132,23 @@ impl Lowering<'_, '_> {
 
 /// The words of a command. A heredoc that stands alone is the shell's script, or, with a `#!` line, a program; beside
 /// other words heredocs are the shell's own business.
-fn start(state: &StageState, run: &Run) -> Start {
+fn start(state: &StageState, run: &Run) -> Result<Start, PlanError> {
     let line = match &run.command {
         Command::Exec(words) => {
-            return Start {
+            return Ok(Start {
                 args: words.clone(),
                 script: None,
-            };
+            });
         }
         Command::Shell(line) => line,
     };
     let (line, script) = match run.heredocs.as_slice() {
         [] => (line.clone(), None),
         [only] if stands_alone(line, only) && only.content().starts_with("#!") => {
-            let target = format!("{PIPES}/{}", only.name);
+            let target = path::clean(&format!("{PIPES}/{}", only.name));
+            if target.rsplit_once('/').is_none_or(|(directory, _)| directory != PIPES) {
+                return Err(Problem::HeredocName(only.name.clone()).at(only.span));
+            }
             let content = only.content().into_owned().into_bytes();
             let kind = MountKind::File {
                 content,
@@ -159,10 +163,10 @@ fn start(state: &StageState, run: &Run) -> Start {
             (several.iter().fold(line.clone(), with_body), None)
         }
     };
-    Start {
+    Ok(Start {
         args: state.in_shell(&line),
         script,
-    }
+    })
 }
 
 /// Whether a line is the opening of one heredoc and nothing else: `<<EOF`, `3<<-"EOF"`, `<< EOF`.
