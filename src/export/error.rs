@@ -105,6 +105,9 @@ pub enum ExportError {
         /// Some of what there is.
         available: Vec<Platform>,
     },
+    /// The build was cancelled.
+    #[error("cancelled")]
+    Cancelled,
     /// A document of the archive that cannot be understood.
     #[error("the archive's `{document}` is malformed")]
     Document {

@@ -6,7 +6,6 @@ use crate::oci::ChainId;
 use crate::planner::{ImageName, ImageRequest, ImageResolver, ResolveError, ResolvedBase};
 use crate::pull::{PullError, PullPolicy, Puller};
 use crate::source::Fetcher;
-use crate::store::Store;
 
 /// What becomes of the layers of images in layouts on disk, which no puller fetches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +21,6 @@ pub(super) struct Bases<'a> {
     pub(super) puller: &'a Puller,
     pub(super) pull: PullPolicy,
     pub(super) fetcher: &'a Fetcher<'a>,
-    pub(super) store: &'a Store,
     /// What becomes of the layers of images in layouts.
     pub(super) layouts: Layouts,
     /// Nobody asked for a platform: an image that the local store alone has serves whatever it is for.
@@ -36,7 +34,7 @@ impl Bases<'_> {
             ImageName::Layout(address) => {
                 let found = layouts::find(address, &request.platform)?;
                 if self.layouts == Layouts::Brought {
-                    found.bring(self.store)?;
+                    found.bring(self.fetcher)?;
                 }
                 return Ok(found.base);
             }

@@ -4,7 +4,7 @@ use crate::export::{ExportError, Layout, LayoutImage};
 use crate::graph::ImageSource;
 use crate::oci::{ChainId, Platform, Reference};
 use crate::planner::{LayoutAddress, ResolveError, ResolvedBase};
-use crate::store::Store;
+use crate::source::Fetcher;
 
 /// How the program calls such an image where only references are known: no registry can have this name (RFC 6761, 6.4).
 const NOWHERE: &str = "oci-layout.invalid/image";
@@ -34,7 +34,13 @@ pub(super) fn find(address: &LayoutAddress, platform: &Platform) -> Result<Found
 
 impl Found {
     /// Brings the layers that the store lacks into it.
-    pub(super) fn bring(&self, store: &Store) -> Result<(), ExportError> {
-        self.layout.bring(&self.image, store)
+    pub(super) fn bring(&self, fetcher: &Fetcher<'_>) -> Result<(), ExportError> {
+        let Fetcher {
+            store,
+            progress,
+            cancel,
+            ..
+        } = fetcher;
+        self.layout.bring(&self.image, store, *progress, cancel)
     }
 }

@@ -219,7 +219,6 @@ fn with_plans<T>(
         puller,
         pull: request.pull,
         fetcher: &fetcher,
-        store,
         layouts,
         any_local: request.platforms.is_empty(),
     };

@@ -11,6 +11,9 @@ use crate::oci::{Digest, LARGEST_MANIFEST};
 use crate::snapshot::{ContainerPath, Rootfs, RootfsError};
 use crate::store::{StagedBlob, Store};
 
+/// Bytes that are copied at a time.
+const PIECE: u64 = 4 << 20;
+
 /// A layout's directory.
 pub(super) struct Directory(Rootfs);
 
@@ -49,8 +52,14 @@ impl Directory {
         }
     }
 
-    /// A blob, copied into the store and verified; nobody else sees it yet.
-    pub(super) fn stage(&self, digest: &Digest, store: &Store) -> Result<StagedBlob> {
+    /// A blob, copied into the store and verified; nobody else sees it yet. `copied` is told how many bytes have been, now
+    /// and then, and may end it.
+    pub(super) fn stage(
+        &self,
+        digest: &Digest,
+        store: &Store,
+        mut copied: impl FnMut(u64) -> Result<()>,
+    ) -> Result<StagedBlob> {
         let name = name_of(digest);
         let mut file = match self.0.open_regular(&container_path(&name)?) {
             Ok(file) => file,
@@ -58,11 +67,17 @@ impl Directory {
             Err(error) => return Err(unreadable(&name, error)),
         };
         let mut writer = store.blob_writer()?;
-        let limit = limits().bytes;
-        let copied = std::io::copy(&mut (&mut file).take(limit), &mut writer).map_err(ExportError::Read)?;
-        match copied < limit {
-            true => Ok(writer.stage(Some(*digest))?),
-            false => Err(refused(name.as_bytes(), "is too large")),
+        let (mut done, limit) = (0, limits().bytes);
+        loop {
+            let piece = std::io::copy(&mut (&mut file).take(PIECE), &mut writer).map_err(ExportError::Read)?;
+            if piece == 0 {
+                return Ok(writer.stage(Some(*digest))?);
+            }
+            done += piece;
+            if done >= limit {
+                return Err(refused(name.as_bytes(), "is too large"));
+            }
+            copied(done)?;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -9,12 +10,14 @@ use super::bundle::refused;
 use super::directory::Directory;
 use super::find::{DEEPEST_INDEX, MOST_IMAGES};
 use super::{MOST_LAYERS, verify_layer};
+use crate::cancel::Cancel;
 use crate::export::error::{ExportError, Result};
 use crate::export::{CONTAINERD_NAME, REF_NAME};
 use crate::oci::{
     ChainId, Descriptor, DiffId, Digest, ImageConfig, ImageIndex, ImageManifest, ManifestOrIndex, Platform, Raw,
     Reference, media_type,
 };
+use crate::progress::{Event, Progress};
 use crate::store::Store;
 
 /// The tag that is meant where none is given.
@@ -33,7 +36,7 @@ pub struct LayoutImage {
     /// Its configuration.
     pub config: Raw<ImageConfig>,
     /// Its layers' blobs, lowest first: as many as the configuration says.
-    layers: Vec<Digest>,
+    layers: Vec<Descriptor>,
 }
 
 impl LayoutImage {
@@ -128,7 +131,7 @@ impl Layout {
         })?;
         let image = LayoutImage {
             manifest: digest,
-            layers: manifest.layers.iter().map(|layer| layer.digest).collect(),
+            layers: manifest.layers.clone(),
             config,
         };
         if image.diffs().len() != image.layers.len() || image.layers.len() > MOST_LAYERS {
@@ -146,7 +149,8 @@ impl Layout {
     ///
     /// # Errors
     /// A layer that is missing, or not what manifest and configuration say; then the store is as it was.
-    pub fn bring(&self, image: &LayoutImage, store: &Store) -> Result<()> {
+    /// [`ExportError::Cancelled`] when the token was set.
+    pub fn bring(&self, image: &LayoutImage, store: &Store, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
         store.write_blob(image.config.bytes())?;
         if let Some(chain) = ChainId::of(image.diffs())
             && store.snapshot_of_chain(chain)?.is_some()
@@ -154,21 +158,32 @@ impl Layout {
             return Ok(());
         }
         // A layer may occur several times.
-        let lacking: BTreeMap<Digest, (usize, DiffId)> = image
+        let lacking: BTreeMap<Digest, (usize, &Descriptor, DiffId)> = image
             .layers
             .iter()
             .zip(image.diffs())
             .enumerate()
-            .map(|(place, (blob, diff))| (*blob, (place + 1, *diff)))
+            .map(|(place, (blob, diff))| (blob.digest, (place + 1, blob, *diff)))
             .collect();
         let staged: Result<Vec<_>> = lacking
             .par_iter()
-            .map(|(blob, (number, diff))| {
-                let known = store.layer_blobs(*diff)?.iter().any(|known| known.digest == *blob);
-                if known && store.has_blob(blob)? {
+            .map(|(digest, (number, blob, diff))| {
+                let known = store.layer_blobs(*diff)?.iter().any(|known| known.digest == *digest);
+                if known && store.has_blob(digest)? {
                     return Ok(None);
                 }
-                let staged = self.0.stage(blob, store)?;
+                let label: Arc<str> = format!("reading {}", digest.short()).into();
+                let staged = self.0.stage(digest, store, |done| {
+                    let (label, total) = (label.clone(), Some(blob.size));
+                    progress.report(Event::Transfer { label, done, total });
+                    match cancel.is_cancelled() {
+                        true => Err(ExportError::Cancelled),
+                        false => Ok(()),
+                    }
+                })?;
+                if staged.size() != blob.size {
+                    return Err(refused(digest.to_string().as_bytes(), "has another size than is said"));
+                }
                 let (_, compression) = verify_layer(*number, &staged, *diff)?;
                 Ok(Some((*diff, staged, compression.media_type())))
             })
@@ -206,4 +221,56 @@ fn tags_of(listed: &Descriptor) -> impl Iterator<Item = &str> {
         }
         Some(name.as_str())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::progress::Silent;
+
+    /// A layout with one image of one empty layer.
+    fn layout(directory: &Path) -> Layout {
+        let blobs = directory.join("blobs/sha256");
+        fs::create_dir_all(&blobs).unwrap();
+        let write = |bytes: &[u8], kind: &str| {
+            let digest = Digest::of(bytes);
+            fs::write(blobs.join(digest.hex()), bytes).unwrap();
+            json!({ "mediaType": kind, "digest": digest, "size": bytes.len() })
+        };
+        let document = |value: &serde_json::Value, kind: &str| write(value.to_string().as_bytes(), kind);
+        let layer = write(&[0; 1024], media_type::LAYER);
+        let rootfs = json!({ "type": "layers", "diff_ids": [layer["digest"]] });
+        let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": rootfs });
+        let config = document(&config, media_type::CONFIG);
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
+        let manifest = document(&manifest, media_type::MANIFEST);
+        let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+        fs::write(directory.join("index.json"), index.to_string()).unwrap();
+        Layout::open(directory).unwrap()
+    }
+
+    #[test]
+    fn layers_are_brought_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory.path().join("layout"));
+        let image = layout.image(None, None, &Platform::host()).unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let (cancel, layer) = (Cancel::new().unwrap(), image.layers[0].digest);
+        cancel.cancel();
+        let cancelled = layout.bring(&image, &store, &Silent, &cancel);
+        assert!(matches!(cancelled, Err(ExportError::Cancelled)), "{cancelled:?}");
+        assert!(!store.has_blob(&layer).unwrap());
+        let go_on = Cancel::new().unwrap();
+        let mut wrong = image.clone();
+        wrong.layers[0].size += 1;
+        assert!(layout.bring(&wrong, &store, &Silent, &go_on).is_err());
+        assert!(!store.has_blob(&layer).unwrap());
+        layout.bring(&image, &store, &Silent, &go_on).unwrap();
+        assert!(store.has_blob(&layer).unwrap());
+        assert_eq!(store.layer_blobs(DiffId(layer)).unwrap().len(), 1);
+    }
 }
