@@ -1,7 +1,12 @@
-//! How fast a Dockerfile is read, and that the time grows with its length. `cargo bench --bench parser`
+//! How fast a Dockerfile is read, that time and memory grow with its length, and how long other parsers in Rust take for
+//! the same file. `cargo bench --bench parser`
 
 use builder::parser::{format, parse};
-use divan::{Bencher, black_box, counter::BytesCount, counter::ItemsCount};
+use divan::{AllocProfiler, Bencher, black_box, counter::BytesCount, counter::ItemsCount};
+
+/// Counts what is allocated: `max alloc` is the peak.
+#[global_allocator]
+static ALLOCATOR: AllocProfiler = AllocProfiler::system();
 
 fn main() {
     divan::main();
@@ -34,6 +39,26 @@ fn reading(bencher: Bencher, lines: usize) {
         .counter(BytesCount::new(source.len()))
         .counter(ItemsCount::new(lines))
         .bench(|| parse(black_box(source.as_bytes())).is_ok());
+}
+
+/// The crate `dockerfile-parser`: instructions with spans, no variables in flags, no heredocs.
+#[divan::bench(args = LINES)]
+fn reading_by_dockerfile_parser(bencher: Bencher, lines: usize) {
+    let source = dockerfile(lines);
+    bencher
+        .counter(BytesCount::new(source.len()))
+        .counter(ItemsCount::new(lines))
+        .bench(|| dockerfile_parser::Dockerfile::parse(black_box(&source)).is_ok());
+}
+
+/// The crate `parse-dockerfile`: instructions with spans and heredocs, words left as they are.
+#[divan::bench(args = LINES)]
+fn reading_by_parse_dockerfile(bencher: Bencher, lines: usize) {
+    let source = dockerfile(lines);
+    bencher
+        .counter(BytesCount::new(source.len()))
+        .counter(ItemsCount::new(lines))
+        .bench(|| parse_dockerfile::parse(black_box(&source)).is_ok());
 }
 
 /// What `builder fmt` waits for: reading twice and writing.

@@ -144,6 +144,20 @@ fn commands_that_need_the_shell_are_left_to_a_person() {
 }
 
 #[test]
+fn names_are_looked_at_with_their_variables_replaced() {
+    let warnings = checked("FROM busybox\nARG KIND=api\nENV ${KIND}_KEY=x ${KIND}_public_KEY=x\ncmd x\n");
+    let messages: Vec<&str> = warnings.iter().map(|warning| warning.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "Do not use ARG or ENV instructions for sensitive data (ENV \"api_KEY\")",
+            "Command 'cmd' should match the case of the command majority (uppercase)",
+            "JSON arguments recommended for cmd to prevent unintended behavior related to OS signals",
+        ]
+    );
+}
+
+#[test]
 fn a_base_image_that_is_not_known_fails_no_check() {
     let warnings = checked("FROM python:3\nRUN pip install x\nCOPY a $PYTHON_HOME/\nCMD app\nMAINTAINER me\n");
     let rules: Vec<Option<Rule>> = warnings.iter().map(|warning| warning.rule).collect();

@@ -33,6 +33,7 @@ pub use expand::{
     ExpandError, ExpandProblem, Lookup, MAX_EXPANDED_BYTES, MAX_EXPANDED_HEREDOC_BYTES, MAX_EXPANSION_DEPTH,
 };
 pub use format::format;
+pub use instruction::is_secret_name;
 pub use mount::{
     CacheSharing, MountAccess, MountError, MountOptions, MountOwner, MountSource, mount_from, parse_mount,
 };

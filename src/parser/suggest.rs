@@ -4,22 +4,21 @@
 const MAX_WORD_BYTES: usize = 64;
 
 /// The known word nearest to `word`, if one is near enough: a third of its letters may differ, at least one.
-/// Case does not count.
+/// Case does not count, but where two are equally near.
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     if word.is_empty() || word.len() > MAX_WORD_BYTES {
         return None;
     }
-    let word: Vec<char> = word.to_lowercase().chars().collect();
-    let allowed = (word.len() / 3).max(1);
-    let (distance, nearest) = known
+    let letters = |word: &str| word.chars().collect::<Vec<_>>();
+    let (lower, exact) = (letters(&word.to_lowercase()), letters(word));
+    let allowed = (lower.len() + 1).div_euclid(3).max(1);
+    let (distance, _, nearest) = known
         .into_iter()
         .map(|candidate| {
-            (
-                distance(&word, &candidate.to_lowercase().chars().collect::<Vec<_>>()),
-                candidate,
-            )
+            let distance_in_lower = distance(&lower, &letters(&candidate.to_lowercase()));
+            (distance_in_lower, distance(&exact, &letters(candidate)), candidate)
         })
-        .min_by_key(|(distance, _)| *distance)?;
+        .min_by_key(|(distance, exact, _)| (*distance, *exact))?;
     (distance <= allowed).then_some(nearest)
 }
 
@@ -55,6 +54,8 @@ mod tests {
         assert_eq!(nearest("copyy", ["COPY", "CMD"]), Some("COPY"));
         assert_eq!(nearest("entypoint", ["ENV", "ENTRYPOINT"]), Some("ENTRYPOINT"));
         assert_eq!(nearest("banana", ["COPY", "CMD"]), None);
+        assert_eq!(nearest("A1b", ["a_b", "A1"]), Some("A1"));
+        assert_eq!(nearest("unset", ["set"]), Some("set"));
         assert_eq!(nearest("", ["COPY"]), None);
     }
 }

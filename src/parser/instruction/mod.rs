@@ -6,6 +6,8 @@ mod run;
 mod stage;
 mod transfer;
 
+pub use pairs::is_secret_name;
+
 use std::ops::Range;
 
 use super::ast::{Command, Heredoc, InstructionKind, Span, Stage, Word};

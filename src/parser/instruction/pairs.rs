@@ -129,12 +129,18 @@ const SECRET: [&str; 10] = [
 /// Words that say it is none.
 const NO_SECRET: [&str; 3] = ["public", "file", "version"];
 
-fn check_secret(input: &Input<'_>, name: &str, warnings: &mut Vec<Diagnostic>) {
+/// Whether a variable of that name is likely to hold a secret.
+pub fn is_secret_name(name: &str) -> bool {
     let has = |words: &[&str]| {
         name.split('_')
             .any(|part| words.iter().any(|word| word.eq_ignore_ascii_case(part)))
     };
-    if has(&SECRET) && !has(&NO_SECRET) {
+    has(&SECRET) && !has(&NO_SECRET)
+}
+
+fn check_secret(input: &Input<'_>, name: &str, warnings: &mut Vec<Diagnostic>) {
+    // A name with variables is looked at when they have values.
+    if is_secret_name(name) && !name.contains('$') {
         let message = format!(
             "Do not use ARG or ENV instructions for sensitive data ({} {name:?})",
             input.keyword.name()

@@ -48,8 +48,10 @@ impl Lowering<'_, '_> {
             Command::Shell(line) => {
                 let default_shell = state.config.config.shell.as_ref().is_none_or(Vec::is_empty);
                 if default_shell && state.base == Base::Known {
+                    // As it is written, in capitals or not.
+                    let keyword = step.instruction.text.split_whitespace().next().unwrap_or(name);
                     let message = format!(
-                        "JSON arguments recommended for {name} to prevent unintended behavior related to OS signals"
+                        "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
                     );
                     let violation = Violation::of_step(step, Rule::JsonArgsRecommended, message);
                     self.report.violation(violation.with_fix(as_json(step, line)));

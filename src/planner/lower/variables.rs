@@ -1,9 +1,10 @@
 //! ENV, ARG and LABEL.
 
-use crate::parser::{ArgDefinition, Word};
+use crate::parser::{ArgDefinition, Rule, Word, is_secret_name};
 
 use super::super::error::{At, PlanError, Problem};
 use super::super::history::Layer;
+use super::super::report::Violation;
 use super::super::steps::Step;
 use super::{Lowering, NOT_VARIABLES, StageState};
 
@@ -50,6 +51,12 @@ impl Lowering<'_, '_> {
             let name = self.value(state, step, name_word)?;
             if name.contains('\0') || (instruction == "ENV" && name.contains('=')) {
                 return Err(Problem::Name { instruction, name }.at(name_word.span));
+            }
+            // A name that is written plainly is the parser's to look at.
+            if instruction == "ENV" && is_secret_name(&name) && !name_word.variables(self.report.escape).is_empty() {
+                let message = format!("Do not use ARG or ENV instructions for sensitive data (ENV {name:?})");
+                let violation = Violation::of_step(step, Rule::SecretsUsedInArgOrEnv, message);
+                self.report.violation(violation);
             }
             values.push((name, self.value(state, step, value)?));
         }
