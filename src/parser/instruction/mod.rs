@@ -377,11 +377,23 @@ impl<'l> Input<'l> {
 
     fn onbuild(&mut self) -> Result<InstructionKind, Diagnostic> {
         self.flags(&[])?;
-        let trigger = split_statement(self.arguments().text, self.escape).keyword;
-        match Keyword::parse(trigger.text) {
-            _ if trigger.text.is_empty() => return Err(self.needs_an_argument()),
+        let trigger = split_statement(self.arguments().text, self.escape);
+        match Keyword::parse(trigger.keyword.text) {
+            _ if trigger.keyword.text.is_empty() => return Err(self.needs_an_argument()),
             Some(keyword @ (Keyword::Onbuild | Keyword::From | Keyword::Maintainer)) => {
                 return Err(self.error(format!("{} cannot be a trigger of ONBUILD", keyword.name())));
+            }
+            Some(keyword @ (Keyword::Env | Keyword::Label)) if !pairs::are_pairs(trigger.arguments, self.escape) => {
+                let message = format!("the trigger holds what {} does not take", keyword.name());
+                return Err(self
+                    .error(message)
+                    .with_hint("write `name=value`, values that hold spaces in quotes"));
+            }
+            Some(keyword) if keyword.takes_json() => {
+                if let JsonForm::NotStrings(_) = json_form(trigger.arguments.text) {
+                    let message = "the JSON array of the trigger may hold strings only";
+                    return Err(self.error(message).with_hint("put it in quotes"));
+                }
             }
             _ => {}
         }

@@ -30,6 +30,16 @@ pub(super) fn pairs(input: &Input<'_>, warnings: &mut Vec<Diagnostic>) -> Result
     Ok(pairs)
 }
 
+/// Whether the words can be pairs of either form; of a trigger of ONBUILD, which is read when it fires.
+pub(super) fn are_pairs(arguments: Fragment<'_>, escape: char) -> bool {
+    let words = split_quoted(arguments, escape);
+    match words.first() {
+        None => true,
+        Some(first) if first.text.contains('=') => words.iter().all(|word| word.text.contains('=')),
+        Some(_) => split_first_blank(arguments).1.is_some(),
+    }
+}
+
 fn old_pair(input: &Input<'_>, warnings: &mut Vec<Diagnostic>) -> Result<(Word, Word), Diagnostic> {
     let keyword = input.keyword.name();
     let (name, value) = split_first_blank(input.arguments());
