@@ -74,6 +74,13 @@ fn a_new_directory_and_an_empty_one_are_filled() {
         check(&machine.view(id), at);
         assert!(lies_in_upper(&machine, id, &format!("{at}/x")), "{destination}");
         assert_eq!(machine.view(id).read("etc/other"), "o");
+        let source = fs::metadata(machine.context().path("src")).unwrap();
+        let time = if at == "work/dir" {
+            old
+        } else {
+            source.modified().unwrap()
+        };
+        assert_eq!(machine.view(id).stat(at).modified().unwrap(), time, "{destination}");
     }
     let view = machine.copy(Some(base), &["src"], "/work/dir").unwrap();
     assert_eq!((view.mode("work/dir"), view.owner("work/dir")), (0o750, (5, 6)));

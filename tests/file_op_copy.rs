@@ -327,8 +327,10 @@ fn times_links_attributes_and_odd_files_are_kept() {
     rustix::fs::setxattr(context.path("d/e/deep"), "user.overlay.opaque", b"y", flags).unwrap();
     set_time(&context.path("d/a"));
     set_time(&context.path("d/e"));
+    set_time(&context.path("d"));
 
     let view = machine.copy(None, &["d"], "/d").unwrap();
+    assert_eq!(view.stat("d").modified().unwrap(), old(), "the destination itself");
     assert_eq!(view.stat("d/a").modified().unwrap(), old());
     assert_eq!(
         view.stat("d/e").modified().unwrap(),

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use super::progress::printable;
+use crate::cli::output;
 use crate::context::{ContextError, SelectionError};
 use crate::executor::sandbox::rootless::RootlessError;
 use crate::executor::{ExecError, FileError};
@@ -106,12 +107,12 @@ impl Failure {
             ("", "", "")
         };
         if self.rendered {
-            eprintln!("{}", self.message);
+            output::remark(&self.message);
         } else {
-            eprintln!("{red}error:{plain} {}", printable_lines(&self.message));
+            output::remark(format_args!("{red}error:{plain} {}", printable_lines(&self.message)));
         }
         if let Some(hint) = &self.hint {
-            eprintln!("{cyan}hint:{plain} {}", printable_lines(hint));
+            output::remark(format_args!("{cyan}hint:{plain} {}", printable_lines(hint)));
         }
     }
 

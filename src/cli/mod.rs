@@ -11,6 +11,7 @@ mod failure;
 mod format;
 mod interrupt;
 mod limits;
+mod output;
 mod progress;
 #[cfg(test)]
 mod reference;

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
 use self::destination::{Destination, KeptTimes, Made, UpperDirectory};
-use self::node::{NewFile, Node, Place, Rules};
+use self::node::{Existed, NewFile, Node, Place, Rules};
 use crate::cancel::Cancel;
 use crate::context::{
     FileKind, IgnoreRules, Layout, LocalContext, Metadata, Ownership, Request, SelectedSource, Selection,
@@ -359,20 +359,28 @@ impl Run<'_> {
             owner: chosen,
             ids: self.ids(),
         };
-        let rootfs = if is_worth_bypassing(&selection) {
+        let (rootfs, existed) = if is_worth_bypassing(&selection) {
             match self.bypass(rootfs, copy, made)? {
                 Way::Upper(upper) => {
                     for source in &selection.sources {
                         tree::copy(root, source, upper.as_fd(), &copy.destination, &rules)?;
+                        if copy.parents {
+                            continue;
+                        }
+                        upper.date(source.metadata.mtime).map_err(|errno| FileError::Io {
+                            action: "set the time of",
+                            path: copy.destination.clone(),
+                            source: errno.into(),
+                        })?;
                     }
                     return Ok(None);
                 }
-                Way::Mount(rootfs) => rootfs,
+                Way::Mount(rootfs, existed) => (rootfs, Some(existed)),
             }
         } else {
-            rootfs
+            (rootfs, None)
         };
-        let destination = Destination::new(&rootfs, &copy.destination, made)?;
+        let destination = Destination::new(&rootfs, &copy.destination, made)?.that_was(existed);
         if selection.is_empty() {
             destination.directory()?;
         }
@@ -384,6 +392,9 @@ impl Run<'_> {
                 self.land(&destination)?;
             }
             copy_source(root, source, &destination, &rules)?;
+            if source.metadata.kind == FileKind::Directory && !copy.parents {
+                destination.date(source.metadata.mtime)?;
+            }
         }
         drop(destination);
         Ok(Some(rootfs))
@@ -396,14 +407,16 @@ impl Run<'_> {
     /// be mounted meanwhile (Documentation/filesystems/overlayfs.rst, "Changes to underlying filesystems").
     fn bypass(&self, rootfs: Rootfs, copy: &CopyAction, made: Made) -> Result<Way, FileError> {
         let overlay = self.active.overlay();
-        if overlay.lowers.is_empty() {
-            return Ok(Way::Mount(rootfs));
-        }
         let destination = Destination::new(&rootfs, &copy.destination, made)?;
+        let existed = destination.existed();
+        if overlay.lowers.is_empty() {
+            drop(destination);
+            return Ok(Way::Mount(rootfs, existed));
+        }
         let vacant = destination.vacant()?;
         let Some(vacant) = vacant else {
             drop(destination);
-            return Ok(Way::Mount(rootfs));
+            return Ok(Way::Mount(rootfs, existed));
         };
         // The last descriptors of the mount, and with them the mount.
         drop(destination);
@@ -411,7 +424,7 @@ impl Run<'_> {
         match vacant.open_in(&overlay.upper) {
             Some(upper) => Ok(Way::Upper(upper)),
             // The way leads over a link in a layer below.
-            None => Ok(Way::Mount(self.active.mount()?)),
+            None => Ok(Way::Mount(self.active.mount()?, existed)),
         }
     }
 
@@ -471,8 +484,8 @@ impl Run<'_> {
 enum Way {
     /// Straight into the upper directory; nothing is mounted.
     Upper(UpperDirectory),
-    /// Through overlayfs.
-    Mount(Rootfs),
+    /// Through overlayfs, to a destination that was there before, or was not.
+    Mount(Rootfs, Existed),
 }
 
 /// Whether mounting anew afterwards costs less than what is gained: several directories' content, and nothing else.

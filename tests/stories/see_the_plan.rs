@@ -80,3 +80,16 @@ fn the_flags_of_a_build_count() {
         .exits(1)
         .says("nothing");
 }
+
+/// `builder plan | head -1`, and a full disk behind a redirection.
+#[test]
+fn nobody_need_read_to_the_end() {
+    let project = Project::new();
+    project.write("Dockerfile", "FROM busybox\nRUN true\n");
+    let mut plan = project.builder("plan --format json .").start();
+    drop((plan.stdout.take(), plan.stderr.take()));
+    assert!(plan.wait().unwrap().success());
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let plan = project.builder("plan .").run_into(full);
+    plan.exits(3).says("cannot write to standard output");
+}

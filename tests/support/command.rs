@@ -80,6 +80,17 @@ impl Program {
     /// Runs it to its end.
     pub fn run(&mut self) -> Outcome {
         let output = self.command.output().expect("the program starts");
+        self.outcome(output)
+    }
+
+    /// The same, with its standard output in `file`.
+    pub fn run_into(&mut self, file: fs::File) -> Outcome {
+        self.command.stdout(file).stderr(Stdio::piped());
+        let child = self.command.spawn().expect("the program starts");
+        self.outcome(child.wait_with_output().expect("the program ends"))
+    }
+
+    fn outcome(&self, output: std::process::Output) -> Outcome {
         Outcome {
             command: format!("{:?}", self.command),
             directory: self.directory.clone(),

@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::cli::failure::Failure;
 use crate::cli::format::{age, table};
+use crate::cli::output;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::run;
 
@@ -32,10 +33,8 @@ pub(super) fn list(arguments: &ListArguments, global: &GlobalOptions) -> Result<
     let mut containers = run::list(&session.store)?;
     containers.retain(|container| arguments.all || container.is_running());
     if arguments.quiet {
-        containers
-            .iter()
-            .for_each(|container| println!("{}", container.short_id()));
-        return Ok(());
+        let mut ids = containers.iter().map(run::Container::short_id);
+        return ids.try_for_each(output::line);
     }
     let row = |container: &run::Container| {
         vec![
@@ -48,7 +47,7 @@ pub(super) fn list(arguments: &ListArguments, global: &GlobalOptions) -> Result<
         ]
     };
     let header = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"];
-    print!("{}", table(&header, &containers.iter().map(row).collect::<Vec<_>>()));
+    output::text(table(&header, &containers.iter().map(row).collect::<Vec<_>>()))?;
     Ok(())
 }
 
@@ -56,7 +55,7 @@ pub(super) fn remove(arguments: &RemoveArguments, global: &GlobalOptions) -> Res
     let session = Session::open(global)?;
     for container in &arguments.containers {
         run::remove(&session.store, container)?;
-        println!("{container}");
+        output::line(container)?;
     }
     Ok(())
 }

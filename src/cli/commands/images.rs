@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::cli::failure::Failure;
 use crate::cli::format::{age, bytes, table};
+use crate::cli::output;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
 use crate::oci::{Digest, Reference};
@@ -133,8 +134,7 @@ fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
     if arguments.quiet {
         let mut ids: Vec<String> = rows.iter().map(id).collect();
         ids.dedup();
-        ids.iter().for_each(|id| println!("{id}"));
-        return Ok(());
+        return ids.iter().try_for_each(output::line);
     }
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let digest = |row: &Row| {
@@ -151,8 +151,8 @@ fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
                 "CreatedSince": age(row.image.created(), now), "CreatedAt": row.image.created(), "Size": bytes(row.image.size()),
             });
             match format.as_str() {
-                "json" => println!("{value}"),
-                format => println!("{}", template::fill(format, &value)?),
+                "json" => output::line(value)?,
+                format => output::line(template::fill(format, &value)?)?,
             }
         }
         return Ok(());
@@ -195,6 +195,6 @@ fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
     let lines = rows
         .iter()
         .flat_map(|row| std::iter::once(cells(row)).chain(parts(row)));
-    print!("{}", table(&header, &lines.collect::<Vec<_>>()));
+    output::text(table(&header, &lines.collect::<Vec<_>>()))?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
 use crate::oci::{Platform, Reference};
@@ -33,10 +34,10 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     match &arguments.format {
         Some(format) => {
             for value in &described {
-                println!("{}", template::fill(format, value)?);
+                output::line(template::fill(format, value)?)?;
             }
         }
-        None => println!("{:#}", Value::Array(described)),
+        None => output::line(format_args!("{:#}", Value::Array(described)))?,
     }
     Ok(())
 }

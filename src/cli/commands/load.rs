@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::export;
 use crate::oci::Platform;
@@ -40,11 +41,11 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     store.sync()?;
     for image in &loaded {
         match (arguments.quiet, image.names.as_slice()) {
-            (true, _) => println!("{}", image.id),
-            (false, []) => println!("Loaded image ID: {}", image.id),
+            (true, _) => output::line(image.id)?,
+            (false, []) => output::line(format_args!("Loaded image ID: {}", image.id))?,
             (false, names) => names
                 .iter()
-                .for_each(|name| println!("Loaded image: {}", name.familiar())),
+                .try_for_each(|name| output::line(format_args!("Loaded image: {}", name.familiar())))?,
         }
     }
     Ok(())

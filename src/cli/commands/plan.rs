@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::build;
 use crate::cli::failure::Failure;
 use crate::cli::format::table;
+use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::report::{counted, warning_lines};
 use crate::cli::session::GlobalOptions;
@@ -46,13 +47,13 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
     let format = arguments.format;
     build::foresee(arguments.build, global, |source, forecast| {
         for line in warning_lines(source, &forecast.warnings) {
-            eprintln!("warning: {line}");
+            output::remark(format_args!("warning: {line}"));
         }
         match format {
-            Format::Text => print!("{}", text(forecast)),
-            Format::Json => println!("{:#}", document(forecast)),
-            Format::Dot => print!("{}", dot(forecast)),
-            Format::Mermaid => print!("{}", mermaid(forecast)),
+            Format::Text => output::text(text(forecast)),
+            Format::Json => output::line(format_args!("{:#}", document(forecast))),
+            Format::Dot => output::text(dot(forecast)),
+            Format::Mermaid => output::text(mermaid(forecast)),
         }
     })?;
     Ok(ExitCode::SUCCESS)

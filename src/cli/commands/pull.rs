@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
+use crate::cli::output;
 use crate::cli::progress::{Style, renderer};
 use crate::cli::session::{GlobalOptions, Session, default_platform};
 use crate::oci::{Platform, Reference};
@@ -39,13 +40,13 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
             let image = puller.resolve(reference, &Platform::host(), PullPolicy::Always)?;
             warn_of_platform(&image, &*progress);
             puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
-            println!("{}", image.id);
+            output::line(image.id)?;
         }
         for platform in &asked {
             let image = puller.resolve(reference, platform, PullPolicy::Always)?;
             image.require(platform)?;
             puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
-            println!("{}", image.id);
+            output::line(image.id)?;
         }
         session.store.sync()?;
     }

@@ -6,6 +6,7 @@ use super::output::compression_named;
 use crate::cancel::Cancel;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
+use crate::cli::output;
 use crate::cli::progress::{Style, renderer};
 use crate::cli::session::{GlobalOptions, Session};
 use crate::export::{self, Compression, Documents};
@@ -73,13 +74,13 @@ pub(super) fn push_image(
         }
     };
     let pushed = push::push(&session.client(cancel), store, &content, target, progress, cancel)?;
-    eprintln!(
+    output::remark(format_args!(
         "pushed {}: {} uploaded, {} mounted, {} already there",
         target.familiar(),
         pushed.uploaded,
         pushed.mounted,
         pushed.already_there
-    );
-    println!("{}@{}", target.name(), pushed.digest);
+    ));
+    output::line(format_args!("{}@{}", target.name(), pushed.digest))?;
     Ok(documents.top().0.clone())
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::oci::Reference;
 use crate::store::Keep;
@@ -46,14 +47,14 @@ fn remove(text: &str, force: bool, session: &Session) -> Result<(), Failure> {
     };
     for name in &taken {
         session.store.untag(name)?;
-        println!("Untagged: {}", name.familiar());
+        output::line(format_args!("Untagged: {}", name.familiar()))?;
     }
     if taken.len() < names.len() {
         return Ok(());
     }
     let removed = session.store.remove_image(&id)?;
     for id in &removed {
-        println!("Deleted: {id}");
+        output::line(format_args!("Deleted: {id}"))?;
     }
     if removed.is_empty() && taken.is_empty() {
         let indexes = session.store.indexes_of(&id)?;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
+use crate::cli::output;
 use crate::progress::{Event, Progress};
 use plain::Plain;
 use tree::Tree;
@@ -57,7 +58,7 @@ struct Warnings;
 impl Progress for Warnings {
     fn report(&self, event: Event) {
         if let Event::Warning { message } = event {
-            eprintln!("warning: {message}");
+            output::remark(format_args!("warning: {message}"));
         }
     }
 }

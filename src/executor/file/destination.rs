@@ -2,7 +2,8 @@
 //!
 //! Owns the destination rules: a trailing `/` or an existing directory takes files in under their names, links on the way
 //! and at the end are followed inside the root, missing directories are made. Directories that were there before keep
-//! their times, so that a layer does not say of a directory that it changed when only something was put into it.
+//! their times, so that a layer does not say of a directory that it changed when only something was put into it; one that
+//! a directory was copied to for the first time has that directory's, as with BuildKit.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,7 +51,7 @@ pub(super) struct Vacant {
 /// A directory of an upper directory, open while the overlay is not mounted. It gets its time back when this is dropped.
 pub(super) struct UpperDirectory {
     directory: OwnedFd,
-    _times: Option<KeptTimes>,
+    times: Option<KeptTimes>,
 }
 
 /// A directory's times, put back when this is dropped.
@@ -84,6 +85,17 @@ impl<'a> Destination<'a> {
         })
     }
 
+    /// Whether it was a directory before.
+    pub(super) fn existed(&self) -> Existed {
+        self.existed
+    }
+
+    /// The same, which an earlier look at it found, or not: it was made since.
+    pub(super) fn that_was(mut self, existed: Option<Existed>) -> Self {
+        self.existed = existed.unwrap_or(self.existed);
+        self
+    }
+
     /// As it was written.
     pub(super) fn shown(&self) -> &str {
         &self.written
@@ -97,6 +109,15 @@ impl<'a> Destination<'a> {
     /// The destination as a directory; made where it is missing.
     pub(super) fn directory(&self) -> Result<OwnedFd, FileError> {
         self.make(&self.path)
+    }
+
+    /// Gives the destination the time of the directory that was copied to it, unless it was there before.
+    pub(super) fn date(&self, modified: Timestamp) -> Result<(), FileError> {
+        if self.existed == Existed::Yes {
+            return Ok(());
+        }
+        let dated = rustix::fs::futimens(self.directory()?, &times(modified));
+        dated.map_err(|errno| self.failed("set the time of", errno))
     }
 
     /// Makes the destination a directory of the upper directory, if it holds nothing.
@@ -175,10 +196,17 @@ impl Vacant {
             }),
             None => None,
         };
-        Some(UpperDirectory {
-            directory,
-            _times: times,
-        })
+        Some(UpperDirectory { directory, times })
+    }
+}
+
+impl UpperDirectory {
+    /// See [`Destination::date`].
+    pub(super) fn date(&self, modified: Timestamp) -> Result<(), Errno> {
+        match self.times {
+            Some(_) => Ok(()),
+            None => rustix::fs::futimens(&self.directory, &times(modified)),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::cli::diagnostic::SourceFile;
 use crate::cli::failure::{Failure, with_causes};
 use crate::cli::format::table;
 use crate::cli::interrupt::cancel_on_signals;
+use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::report::{call_failure, counted, drawn_warning};
 use crate::cli::session::{GlobalOptions, Session};
@@ -143,19 +144,19 @@ pub(super) fn run(
             let outlined = pipeline::outline(&request, &looker()?);
             let (outline, _) = outlined.map_err(|error| call_failure(&answer.source, error))?;
             match call.format {
-                Format::Json => print_json(&answer.outline(&outline)),
-                Format::Text => print!("{}", outline_text(&outline)),
+                Format::Json => print_json(&answer.outline(&outline))?,
+                Format::Text => output::text(outline_text(&outline))?,
             }
         }
         Method::Targets => {
             let targets = pipeline::targets(&request);
             let targets = targets.map_err(|error| call_failure(&answer.source, error))?;
             match call.format {
-                Format::Json => print_json(&answer.targets(&targets)),
-                Format::Text => print!("{}", targets_text(&targets)),
+                Format::Json => print_json(&answer.targets(&targets))?,
+                Format::Text => output::text(targets_text(&targets))?,
             }
         }
-        Method::Describe => describe(call.format),
+        Method::Describe => describe(call.format)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -171,22 +172,28 @@ impl Answer<'_> {
         let is_violation = |warning: &&Warning| warning.rule.is_some();
         let violations: Vec<&Warning> = checked.warnings.iter().filter(is_violation).collect();
         for note in checked.warnings.iter().filter(|warning| warning.rule.is_none()) {
-            eprintln!("{}\n", drawn_warning(&std::io::stderr(), &self.source, note));
+            output::remark(format_args!(
+                "{}\n",
+                drawn_warning(&std::io::stderr(), &self.source, note)
+            ));
         }
         if call.format == Format::Json {
-            print_json(&self.violations(&violations, checked.errors.as_ref()));
+            print_json(&self.violations(&violations, checked.errors.as_ref()))?;
             let clean = violations.is_empty() && checked.errors.is_none();
             return Ok(ExitCode::from(if clean { 0 } else { 1 }));
         }
         for violation in &violations {
-            println!("{}\n", drawn_warning(&std::io::stdout(), &self.source, violation));
+            output::line(format_args!(
+                "{}\n",
+                drawn_warning(&std::io::stdout(), &self.source, violation)
+            ))?;
         }
         if let Some(error) = checked.errors {
             return Err(call_failure(&self.source, error));
         }
         match violations.len() {
-            0 => eprintln!("check complete: no warnings"),
-            count => eprintln!("check complete: {} found", counted(count, "warning")),
+            0 => output::remark(format_args!("check complete: no warnings")),
+            count => output::remark(format_args!("check complete: {} found", counted(count, "warning"))),
         }
         Ok(ExitCode::from(if violations.is_empty() { 0 } else { 1 }))
     }
@@ -322,8 +329,8 @@ fn range(line: usize) -> Value {
     json!({ "start": { "line": line }, "end": { "line": line } })
 }
 
-fn print_json(value: &Value) {
-    println!("{value:#}");
+fn print_json(value: &Value) -> Result<(), Failure> {
+    output::line(format_args!("{value:#}"))
 }
 
 fn outline_text(outline: &Outline) -> String {
@@ -383,7 +390,7 @@ fn targets_text(targets: &[Target]) -> String {
     table(&["TARGET", "DESCRIPTION"], &targets.iter().map(row).collect::<Vec<_>>())
 }
 
-fn describe(format: Format) {
+fn describe(format: Format) -> Result<(), Failure> {
     let described = METHODS.iter().filter(|(_, method, _)| *method != Method::Build);
     match format {
         Format::Json => {
@@ -403,14 +410,14 @@ fn describe(format: Format) {
                     "refs": null,
                 })
             };
-            print_json(&described.map(shown).collect());
+            print_json(&described.map(shown).collect())
         }
         Format::Text => {
             let row = |(name, _, description): &(&str, Method, &str)| {
                 vec![(*name).to_owned(), VERSION.to_owned(), (*description).to_owned()]
             };
             let rows: Vec<Vec<String>> = described.map(row).collect();
-            print!("{}", table(&["NAME", "VERSION", "DESCRIPTION"], &rows));
+            output::text(table(&["NAME", "VERSION", "DESCRIPTION"], &rows))
         }
     }
 }

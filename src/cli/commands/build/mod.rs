@@ -98,7 +98,7 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
 pub(super) fn foresee(
     arguments: Arguments,
     global: &GlobalOptions,
-    tell: impl FnOnce(&SourceFile<'_>, &Forecast),
+    tell: impl FnOnce(&SourceFile<'_>, &Forecast) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut asked = Asked::of(&arguments, false)?;
     at_work(&arguments, global, Style::Quiet, |session, workshop| {
@@ -111,8 +111,7 @@ pub(super) fn foresee(
             text: &text,
         };
         let forecast = pipeline::foresee(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
-        tell(&source, &forecast);
-        Ok(())
+        tell(&source, &forecast)
     })
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Arguments;
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::oci::{Descriptor, Reference};
 use crate::pipeline::{Built, Shape};
 
@@ -19,7 +20,7 @@ pub(super) fn tell(arguments: &Arguments, built: &Built, sent: Option<&Descripto
         write_file(path, format!("{metadata:#}\n").as_bytes())?;
     }
     if arguments.quiet {
-        println!("{}", built.id);
+        output::line(built.id)?;
         return Ok(());
     }
     let names: Vec<String> = arguments.tags.iter().map(Reference::familiar).collect();
@@ -34,7 +35,7 @@ pub(super) fn tell(arguments: &Arguments, built: &Built, sent: Option<&Descripto
             format!(" for {}", platforms.join(", "))
         }
     };
-    eprintln!("built {}{platforms}{named}", built.id.short());
+    output::remark(format_args!("built {}{platforms}{named}", built.id.short()));
     Ok(())
 }
 

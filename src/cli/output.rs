@@ -1,0 +1,40 @@
+//! Standard output, which is data, and standard error, which is talk.
+//!
+//! Owns what happens when nobody reads any more (`builder images | head -1`): what is left unsaid is dropped, and the command
+//! does its work to the end.
+
+use std::fmt::{Arguments, Display};
+use std::io::{ErrorKind, Write};
+
+use super::failure::Failure;
+
+/// Writes one line of data.
+///
+/// # Errors
+/// When it cannot be kept: a full disk behind a redirection.
+pub(super) fn line(data: impl Display) -> Result<(), Failure> {
+    write(format_args!("{data}\n"))
+}
+
+/// Writes lines of data, the last line's end included.
+///
+/// # Errors
+/// As [`line`].
+pub(super) fn text(data: impl Display) -> Result<(), Failure> {
+    write(format_args!("{data}"))
+}
+
+/// Says something, in one line. Nobody need listen.
+pub(super) fn remark(talk: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{talk}");
+}
+
+fn write(data: Arguments<'_>) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_fmt(data).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::environment(format!(
+            "cannot write to standard output: {error}"
+        ))),
+        _ => Ok(()),
+    }
+}
