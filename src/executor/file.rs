@@ -380,7 +380,10 @@ impl Run<'_> {
         } else {
             (rootfs, None)
         };
-        let destination = Destination::new(&rootfs, &copy.destination, made)?.that_was(existed);
+        let destination = match existed {
+            Some(existed) => Destination::that(existed, &rootfs, &copy.destination, made)?,
+            None => Destination::new(&rootfs, &copy.destination, made)?,
+        };
         if selection.is_empty() {
             destination.directory()?;
         }

@@ -63,15 +63,20 @@ pub(super) struct KeptTimes {
 impl<'a> Destination<'a> {
     /// What `written` means in `rootfs`. Nothing is made yet.
     pub(super) fn new(rootfs: &'a Rootfs, written: &str, made: Made) -> Result<Self, FileError> {
-        let path = ContainerPath::new(written)?;
-        let wants_directory = written.ends_with('/') || written.ends_with("/.") || path.is_root();
-        let existed = match rootfs.open_directory(&path) {
+        let existed = match rootfs.open_directory(&ContainerPath::new(written)?) {
             Ok(_) => Existed::Yes,
             Err(_) => Existed::No,
         };
-        // A file goes into what holds the path: that is what would get a new time.
-        let times = match path.parent() {
-            Some(parent) if !wants_directory && existed == Existed::No => KeptTimes::of_nearest(rootfs, &parent)?,
+        Self::that(existed, rootfs, written, made)
+    }
+
+    /// The same, where an earlier look tells whether it `existed`: it may have been made since.
+    pub(super) fn that(existed: Existed, rootfs: &'a Rootfs, written: &str, made: Made) -> Result<Self, FileError> {
+        let path = ContainerPath::new(written)?;
+        let wants_directory = written.ends_with('/') || written.ends_with("/.") || path.is_root();
+        // What is new goes into what holds the path: that is what would get a new time.
+        let times = match (existed, path.parent()) {
+            (Existed::No, Some(parent)) => KeptTimes::of_nearest(rootfs, &parent)?,
             _ => KeptTimes::of_nearest(rootfs, &path)?,
         };
         Ok(Self {
@@ -88,12 +93,6 @@ impl<'a> Destination<'a> {
     /// Whether it was a directory before.
     pub(super) fn existed(&self) -> Existed {
         self.existed
-    }
-
-    /// The same, which an earlier look at it found, or not: it was made since.
-    pub(super) fn that_was(mut self, existed: Option<Existed>) -> Self {
-        self.existed = existed.unwrap_or(self.existed);
-        self
     }
 
     /// As it was written.
