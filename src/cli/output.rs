@@ -19,7 +19,7 @@ pub(super) fn line(data: impl Display) -> Result<(), Failure> {
 /// Writes lines of data, the last line's end included.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(super) fn text(data: impl Display) -> Result<(), Failure> {
     write(format_args!("{data}"))
 }
