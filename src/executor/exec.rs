@@ -88,6 +88,8 @@ pub enum ExecError {
         exit: Exit,
         /// The last lines that it wrote.
         tail: Vec<Vec<u8>>,
+        /// The flags that would have given what it can do without, and was not given.
+        lacking: Vec<String>,
     },
     /// It could not be run.
     #[error(transparent)]
@@ -138,16 +140,18 @@ fn ended(exit: Exit) -> String {
 pub fn run_exec(task: &ExecTask<'_>) -> Result<SnapshotId, ExecError> {
     let base = task.op.base.and_then(|index| task.snapshot(index));
     let active = task.snapshotter.prepare(base)?;
+    let mut scene = Scene::default();
     let (exit, tail) = {
         let root = active.mount()?;
-        let mut scene = Scene::default();
         let spec = task.spec(&root, &mut scene)?;
-        // What is mounted from elsewhere is let go of only when the process has ended.
         task.run(spec)?
     };
+    // What is mounted from elsewhere is let go of only when the process has ended.
+    let lacking = std::mem::take(&mut scene.lacking);
+    drop(scene);
     match exit {
         Exit::Code(0) => Ok(active.commit()?),
-        exit => Err(ExecError::Failed { exit, tail }),
+        exit => Err(ExecError::Failed { exit, tail, lacking }),
     }
 }
 

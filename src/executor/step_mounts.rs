@@ -28,6 +28,8 @@ pub(super) struct Scene {
     caches: Vec<(String, cache_mount::Held)>,
     discarded: Vec<ActiveSnapshot>,
     agents: Vec<Forwarding>,
+    /// The flags that give what the step can do without and was not given.
+    pub(super) lacking: Vec<String>,
 }
 
 impl ExecTask<'_> {
@@ -136,7 +138,7 @@ impl ExecTask<'_> {
                 spec.bind_part(mount.target.clone(), held.tree()?, part(path), cache.access);
             }
             MountKind::Tmpfs { size, access } => spec.tmpfs(mount.target.clone(), *size, *access),
-            MountKind::Secret(secret) => self.secret(&mount.target, secret, spec)?,
+            MountKind::Secret(secret) => self.secret(&mount.target, secret, spec, scene)?,
             MountKind::Ssh(ssh) => self.agent(&mount.target, ssh, spec, scene)?,
             MountKind::File { content, mode } => {
                 spec.file(mount.target.clone(), content.clone(), *mode, (0, 0), Access::ReadOnly);
@@ -193,10 +195,19 @@ impl ExecTask<'_> {
     }
 
     /// The value is in memory only: in a file that no disk holds, in a variable of the process.
-    fn secret(&self, target: &str, secret: &SecretMount, spec: &mut SandboxSpec) -> Result<(), ExecError> {
+    fn secret(
+        &self,
+        target: &str,
+        secret: &SecretMount,
+        spec: &mut SandboxSpec,
+        scene: &mut Scene,
+    ) -> Result<(), ExecError> {
         let value = self.secrets.read(&secret.id)?;
         if value.is_none() && secret.required {
             return Err(ExecError::NoSecret(secret.id.clone()));
+        }
+        if value.is_none() {
+            scene.lacking.push(format!("--secret id={0},src=FILE", secret.id));
         }
         if let Some(name) = &secret.env {
             // A variable that was asked for is there, if only with nothing in it: BuildKit's way.
@@ -215,10 +226,11 @@ impl ExecTask<'_> {
     /// A socket of this step alone, behind which the user's agent answers. An agent that is not there is no mount.
     fn agent(&self, target: &str, ssh: &SshMount, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
         let Some(agent) = self.agents.0.get(&ssh.id) else {
-            return match ssh.required {
-                true => Err(ExecError::NoAgent(ssh.id.clone())),
-                false => Ok(()),
-            };
+            if ssh.required {
+                return Err(ExecError::NoAgent(ssh.id.clone()));
+            }
+            scene.lacking.push(format!("--ssh {}", ssh.id));
+            return Ok(());
         };
         let forwarding = Forwarding::start(self.store, ssh, agent)?;
         spec.bind(target, forwarding.tree()?, Access::ReadWrite);

@@ -75,6 +75,10 @@ impl StepError {
             StepError::Exec(ExecError::Identity(_)) => {
                 Some("create the user in an earlier step, or give numbers".into())
             }
+            StepError::Exec(ExecError::Failed { lacking, .. }) if !lacking.is_empty() => Some(format!(
+                "the step was to have what this build was not given: {}",
+                lacking.join(", ")
+            )),
             StepError::File(error) => error.hint(),
             StepError::Pull(error) => error.hint().map(Into::into),
             StepError::Source(error) => error.hint().map(Into::into),

@@ -276,3 +276,14 @@ fn an_agent_that_is_not_there_is_told_of() {
         .exits(2)
         .says("no-key");
 }
+
+#[test]
+fn a_step_that_fails_without_its_optional_secret_is_told_so() {
+    let project = Project::new();
+    let dockerfile = "FROM busybox\nRUN --mount=type=secret,id=token --mount=type=ssh test -s /run/secrets/token\n";
+    build(&project, dockerfile, "")
+        .exits(1)
+        .says("was not given: --secret id=token,src=FILE, --ssh default");
+    project.write("token", "t");
+    build(&project, dockerfile, "--secret id=token,src=token").succeeds();
+}
