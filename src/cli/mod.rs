@@ -47,6 +47,7 @@ struct Cli {
 /// Runs the program with the process's arguments, to its end.
 pub fn main() -> ExitCode {
     crate::executor::sandbox::run_if_sandbox();
+    write_no_core_dump();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -62,4 +63,18 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// What this process holds, secrets among it, is not written to disk because it crashed: with a limit of one byte the
+/// kernel writes no dump, neither to a file nor to a program that collects them (core(5)). Programs that it starts
+/// inherit that.
+fn write_no_core_dump() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = Rlimit {
+        current: Some(1),
+        maximum: getrlimit(Resource::Core).maximum,
+    };
+    // Where even that is more than is allowed, nothing is written anyway.
+    let _ = setrlimit(Resource::Core, limit);
 }

@@ -174,3 +174,28 @@ fn bind_mounts_show_the_context_a_stage_and_an_image() {
         "bu#4522: what is mounted is part of the key"
     );
 }
+
+/// The kernel writes no memory of a crashed process, secrets among it, into the layer, whatever the caller's shell allows.
+#[test]
+fn a_crash_leaves_no_core_dump() {
+    let project = Project::new();
+    project.write("secret", "value-of-the-secret");
+    project.write(
+        "Dockerfile",
+        "FROM busybox\nWORKDIR /w\nRUN --mount=type=secret,id=s,env=TOKEN sh -c 'kill -SEGV $$'; sh -c 'kill -ABRT $$'; ls > /left\nCMD cat /left\n",
+    );
+    let build = format!(
+        "ulimit -c unlimited && exec {} build --progress plain -t app --secret id=s,src=secret .",
+        env!("CARGO_BIN_EXE_builder")
+    );
+    let built = std::process::Command::new("sh")
+        .args(["-c", &build])
+        .current_dir(project.directory())
+        .env("BUILDER_ROOT", project.store())
+        .env("BUILDER_CONFIG", project.config())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success() && !said.contains("core dumped"), "{said}");
+    assert_eq!(project.run("app").succeeds().stdout, "");
+}

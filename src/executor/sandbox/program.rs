@@ -19,6 +19,10 @@ const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 /// Open files, first and most, as container engines have them: old programs loop over all that there could be.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
+/// Bytes that a core dump may have: the number with which the kernel writes none, to a file or to a program that collects
+/// them (core(5); do_coredump in fs/coredump.c).
+const CORE_DUMP: u64 = 1;
+
 /// How often a program that somebody has open for writing is tried, a millisecond apart.
 const MOST_RETRIES: usize = 100;
 
@@ -143,6 +147,13 @@ fn set_limits() {
     };
     // Lowering a limit is always allowed.
     let _ = rustix::process::setrlimit(Resource::Nofile, files);
+    // What a process holds, secrets among it, is not left behind as a file of the layer because it crashed. Whoever wants
+    // that can raise the limit.
+    let core = Rlimit {
+        current: Some(CORE_DUMP),
+        maximum: rustix::process::getrlimit(Resource::Core).maximum,
+    };
+    let _ = rustix::process::setrlimit(Resource::Core, core);
     // A builder that the kernel's memory killer spares must not spare its steps. Where /proc says no, it was not set.
     if std::fs::read("/proc/self/oom_score_adj").is_ok_and(|score| score.starts_with(b"-")) {
         let _ = std::fs::write("/proc/self/oom_score_adj", "0");
