@@ -20,7 +20,7 @@ fn in_sandbox(root: &Path, change: impl Fn(&mut SandboxSpec)) {
     let mut spec = SandboxSpec::new(tree, vec![b"/bin/busybox".to_vec(), b"true".to_vec()]);
     change(&mut spec);
     assert_eq!(
-        sandbox::run(spec, &|_, _| (), &Cancel::new().unwrap()).unwrap(),
+        sandbox::run(spec, &|_, _| (), &Cancel::new().unwrap()).unwrap().exit,
         Exit::Code(0)
     );
 }

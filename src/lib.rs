@@ -10,8 +10,10 @@ pub mod parser;
 pub mod progress;
 
 // Floor 1: what to compute, and where bytes come from and go to.
+pub mod cgroup;
 pub mod context;
 pub mod graph;
+pub mod network;
 pub mod registry;
 pub mod store;
 

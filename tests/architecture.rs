@@ -19,7 +19,7 @@ use source::Source;
 /// The floors, lowest first. A module imports from floors below its own.
 const FLOORS: [&[&str]; 7] = [
     &["oci", "parser", "progress", "cancel"],
-    &["graph", "store", "context", "registry"],
+    &["graph", "store", "context", "registry", "network", "cgroup"],
     &["snapshot", "planner", "cache", "push"],
     &["executor", "export", "pull", "source"],
     &["solver", "run"],

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use builder::graph::{
-    Access, CopyAction, Exec, ExtraHost, FileAction, ImageSource, MountKind, NetworkMode, Op, SecurityMode, Sharing,
-    Source,
+    Access, CopyAction, Exec, ExtraHost, FileAction, HostAddress, ImageSource, MountKind, NetworkMode, Op,
+    SecurityMode, Sharing, Source,
 };
 use builder::oci::{ChainId, DiffId, Digest, ImageConfig, Platform};
 use builder::parser;
@@ -579,7 +579,7 @@ fn commands_have_a_network_hosts_a_user_and_a_shell() {
     let source = "FROM busybox\nUSER app\nSHELL [\"/bin/ash\", \"-ec\"]\nRUN a\nRUN --network=none b\nRUN --security=insecure [\"c\"]\n";
     let extra_hosts = vec![ExtraHost {
         name: "db".into(),
-        address: "10.0.0.1".parse().unwrap(),
+        address: HostAddress::Of("10.0.0.1".parse().unwrap()),
     }];
     let options = PlanOptions {
         network: NetworkMode::Host,

@@ -148,7 +148,7 @@ impl Ran {
         };
         let exit = sandbox::run(spec, &take, &Cancel::new().unwrap());
         Self {
-            exit,
+            exit: exit.map(|ended| ended.exit),
             stdout: stdout.into_inner(),
             stderr: stderr.into_inner(),
         }
@@ -422,7 +422,7 @@ fn a_gigabyte_of_output_streams() {
         *pieces.borrow_mut() += 1;
     };
     assert_eq!(
-        sandbox::run(spec, &count, &Cancel::new().unwrap()).unwrap(),
+        sandbox::run(spec, &count, &Cancel::new().unwrap()).unwrap().exit,
         Exit::Code(0)
     );
     assert_eq!(bytes.into_inner(), 1 << 30);
@@ -657,7 +657,7 @@ fn a_terminal_is_a_real_one() {
         text.push_str(&String::from_utf8_lossy(&buffer[..length]));
     }
     assert_eq!(text, "/dev/pts/0\r\n33 99\r\n88:0\r\n");
-    assert_eq!(running.finish().unwrap(), Exit::Code(3));
+    assert_eq!(running.finish().unwrap().exit, Exit::Code(3));
 }
 
 #[test]
@@ -678,7 +678,7 @@ fn signals_reach_the_process() {
     let mut line = String::new();
     BufReader::new(fs::File::from(reader)).read_line(&mut line).unwrap();
     running.signal(15).unwrap();
-    assert_eq!(running.finish().unwrap(), Exit::Code(7));
+    assert_eq!(running.finish().unwrap().exit, Exit::Code(7));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use super::progress::printable;
 use crate::cli::output;
 use crate::context::{ContextError, SelectionError};
+use crate::executor::networking::NetworkingError;
 use crate::executor::sandbox::rootless::RootlessError;
 use crate::executor::{ExecError, FileError};
 use crate::export::ExportError;
@@ -222,7 +223,9 @@ pub(super) fn fault_of_source(error: &SourceError) -> Fault {
 pub(super) fn fault_of_step(error: &crate::solver::StepError) -> Fault {
     use crate::solver::StepError;
     match error {
-        StepError::Exec(ExecError::Store(_) | ExecError::Snapshot(_)) => Fault::Environment,
+        StepError::Exec(
+            ExecError::Store(_) | ExecError::Snapshot(_) | ExecError::Network(NetworkingError::Network(_)),
+        ) => Fault::Environment,
         StepError::File(FileError::Snapshot(_)) => Fault::Environment,
         StepError::Exec(_) | StepError::File(_) | StepError::UnknownContext(_) => Fault::Build,
         StepError::Selection(SelectionError::Changed { .. }) => Fault::Environment,

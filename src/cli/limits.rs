@@ -1,8 +1,147 @@
-//! `--ulimit` and `--shm-size`, as docker writes them.
+//! What steps and containers may use: `--memory`, `--cpus`, `--ulimit` and their kin, as docker writes them.
 
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use clap::Args;
+
+use super::failure::{Failure, Fault};
+use crate::cgroup::{self, Group};
+use crate::executor::Resources;
 use crate::executor::sandbox::{Limit, LimitedResource};
+
+/// The flags.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct LimitArguments {
+    /// Memory that it may take, such as 512m.
+    #[arg(short, long, value_name = "SIZE")]
+    memory: Option<Size>,
+    /// Memory and swap that it may take together; -1 for any amount of swap. Twice the memory by default.
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, requires = "memory")]
+    memory_swap: Option<SwapSize>,
+    /// Processors that it may keep busy, such as 1.5.
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["cpu_period", "cpu_quota"])]
+    cpus: Option<Processors>,
+    /// Its weight where others want the processors too; 1024 is what everybody has.
+    #[arg(short, long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(2..=262_144))]
+    cpu_shares: Option<u64>,
+    /// Microseconds in which --cpu-quota is counted.
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
+    cpu_period: Option<u64>,
+    /// Microseconds of processor time in each period.
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    cpu_quota: Option<u64>,
+    /// The processors that it may use, such as 0-2,4.
+    #[arg(long, value_name = "LIST", value_parser = numbers)]
+    cpuset_cpus: Option<String>,
+    /// The memory nodes that it may use.
+    #[arg(long, value_name = "LIST", value_parser = numbers)]
+    cpuset_mems: Option<String>,
+    /// Processes and threads that it may have at the same time.
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = processes)]
+    pids_limit: Option<Processes>,
+    /// The size of /dev/shm, such as 128m.
+    #[arg(long, value_name = "SIZE")]
+    shm_size: Option<Size>,
+    /// A limit for each of its processes, `name=soft[:hard]`.
+    #[arg(long = "ulimit", value_name = "LIMIT")]
+    ulimits: Vec<LimitArgument>,
+}
+
+impl LimitArguments {
+    /// As the executor takes them, and warnings about those that this machine cannot keep.
+    pub(super) fn resources(&self) -> Result<(Resources, Vec<String>), Failure> {
+        let resources = Resources {
+            // As docker has it, nothing is the default size.
+            shm_size: self.shm_size.map(|size| size.0).filter(|bytes| *bytes > 0),
+            limits: self.ulimits.iter().map(|limit| limit.0).collect(),
+            group: self.group(),
+        };
+        if resources.group.is_empty() {
+            return Ok((resources, Vec::new()));
+        }
+        // Before anything runs: a group that is made and removed again shows what the machine can do.
+        let group = Group::create(&resources.group).map_err(|error| Failure::of(Fault::Usage, &error))?;
+        let warning = |limit: &cgroup::Limit| {
+            format!("{limit} has no effect: this machine lets the builder set no such limit (cgroups)")
+        };
+        let warnings = group.missing.iter().map(warning).collect();
+        Ok((resources, warnings))
+    }
+
+    fn group(&self) -> cgroup::Limits {
+        const USUAL_PERIOD: u64 = 100_000;
+        let share = |quota: u64| (quota * 1000 / self.cpu_period.unwrap_or(USUAL_PERIOD)).max(1);
+        cgroup::Limits {
+            memory: self.memory.map(|size| size.0).filter(|bytes| *bytes > 0),
+            memory_swap: self.memory_swap.map(|size| size.0),
+            milli_cpus: self.cpus.map(|cpus| cpus.0).or(self.cpu_quota.map(share)),
+            cpu_shares: self.cpu_shares,
+            cpuset_cpus: self.cpuset_cpus.clone(),
+            cpuset_mems: self.cpuset_mems.clone(),
+            processes: self.pids_limit.and_then(|limit| limit.0).map(NonZeroU64::get),
+        }
+    }
+}
+
+/// Thousandths of a processor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Processors(u64);
+
+impl FromStr for Processors {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number such as 1.5"))?;
+        // The kernel counts no less than a hundredth; no machine has more.
+        match (0.01..=65_536.0).contains(&number) {
+            true => Ok(Self((number * 1000.0).round() as u64)),
+            false => Err("a number between 0.01 and 65536 is wanted".into()),
+        }
+    }
+}
+
+/// Bytes, or -1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct SwapSize(i64);
+
+impl FromStr for SwapSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "-1" => Ok(Self(-1)),
+            text => match i64::try_from(text.parse::<Size>()?.0) {
+                Ok(bytes) => Ok(Self(bytes)),
+                Err(_) => Err(format!("`{text}` is more than can be counted")),
+            },
+        }
+    }
+}
+
+/// A number of processes; none for any number, which docker writes as 0 or -1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Processes(Option<NonZeroU64>);
+
+fn processes(text: &str) -> Result<Processes, String> {
+    match text {
+        "-1" => Ok(Processes(None)),
+        text => match text.parse() {
+            Ok(number) => Ok(Processes(NonZeroU64::new(number))),
+            Err(_) => Err(format!("`{text}` is no number, nor -1 for no limit")),
+        },
+    }
+}
+
+/// `0-2,4`: what else there is, the kernel knows.
+fn numbers(text: &str) -> Result<String, String> {
+    let known = |letter: char| letter.is_ascii_digit() || letter == ',' || letter == '-';
+    match !text.is_empty() && text.chars().all(known) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("`{text}` is no list such as 0-2,4")),
+    }
+}
 
 /// One `--ulimit`: `nofile=1024:2048`, `core=-1`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +212,8 @@ impl FromStr for Size {
             "k" | "kb" | "kib" => 10,
             "m" | "mb" | "mib" => 20,
             "g" | "gb" | "gib" => 30,
-            unit => return Err(format!("`{unit}` is no unit; use b, k, m or g")),
+            unit if unit.len() < lower.len() => return Err(format!("`{unit}` is no unit; use b, k, m or g")),
+            _ => return Err(format!("`{text}` is no size such as 128m")),
         };
         let number: u64 = digits
             .parse()

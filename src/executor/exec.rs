@@ -10,11 +10,13 @@ use std::os::fd::AsFd;
 use super::agent::{AgentError, Agents};
 use super::cache_mount::CacheMountError;
 use super::file::{FileError, Input};
-use super::network_files;
-use super::sandbox::{self, Bytes, Confinement, Exit, Limit, Network, SandboxError, SandboxSpec};
+use super::networking::{self, NetworkingError};
+use super::sandbox::{self, Bytes, Confinement, Ended, Exit, Limit, SandboxError, SandboxSpec};
 use super::step_mounts::Scene;
 use crate::cancel::Cancel;
-use crate::graph::{Exec, NetworkMode, SecurityMode};
+use crate::cgroup;
+use crate::graph::{Exec, SecurityMode};
+use crate::network::{Lease, NetworkOnDemand};
 use crate::progress::{Event, Progress, StepId, Stream};
 use crate::snapshot::identity::{self, IdentityError};
 use crate::snapshot::{Rootfs, SnapshotError, Snapshotter};
@@ -61,6 +63,8 @@ pub struct ExecTask<'a> {
     pub agents: &'a Agents,
     /// What it may use.
     pub resources: &'a Resources,
+    /// The network of steps that are to have one of their own.
+    pub network: &'a NetworkOnDemand,
     /// Where output goes.
     pub progress: &'a dyn Progress,
     /// As which step.
@@ -76,13 +80,15 @@ pub struct Resources {
     pub shm_size: Option<u64>,
     /// `--ulimit`.
     pub limits: Vec<Limit>,
+    /// `--memory` and its kin.
+    pub group: cgroup::Limits,
 }
 
 /// Why a process gave no snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// It ran, and failed.
-    #[error("{}", ended(*exit))]
+    #[error("{}", ending(*exit, *out_of_memory))]
     Failed {
         /// How it ended.
         exit: Exit,
@@ -90,6 +96,8 @@ pub enum ExecError {
         tail: Vec<Vec<u8>>,
         /// The flags that would have given what it can do without, and was not given.
         lacking: Vec<String>,
+        /// The bytes of memory that were not enough for it.
+        out_of_memory: Option<u64>,
     },
     /// It could not be run.
     #[error(transparent)]
@@ -118,6 +126,9 @@ pub enum ExecError {
     /// An ssh agent that cannot be forwarded.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// Its network.
+    #[error(transparent)]
+    Network(#[from] NetworkingError),
     /// The snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -126,10 +137,24 @@ pub enum ExecError {
     Store(#[from] StoreError),
 }
 
-fn ended(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code: {code}"),
-        Exit::Signal(signal) => format!("exit code: {} (ended by signal {signal})", exit.code()),
+fn ending(exit: Exit, out_of_memory: Option<u64>) -> String {
+    let code = exit.code();
+    match (out_of_memory, exit) {
+        (Some(limit), _) => format!("exit code: {code} (out of memory: the limit is {})", size(limit)),
+        (None, Exit::Code(_)) => format!("exit code: {code}"),
+        (None, Exit::Signal(signal)) => format!("exit code: {code} (ended by signal {signal})"),
+    }
+}
+
+/// As `--memory` has it: `512m`.
+fn size(bytes: u64) -> String {
+    let units = [(30, "g"), (20, "m"), (10, "k")];
+    let unit = units
+        .iter()
+        .find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    match unit {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes} bytes"),
     }
 }
 
@@ -141,22 +166,37 @@ pub fn run_exec(task: &ExecTask<'_>) -> Result<SnapshotId, ExecError> {
     let base = task.op.base.and_then(|index| task.snapshot(index));
     let active = task.snapshotter.prepare(base)?;
     let mut scene = Scene::default();
-    let (exit, tail) = {
+    let (ended, tail) = {
         let root = active.mount()?;
-        let spec = task.spec(&root, &mut scene)?;
+        // The network is let go of only when the process has ended.
+        let (spec, _lease) = task.spec(&root, &mut scene)?;
         task.run(spec)?
     };
-    // What is mounted from elsewhere is let go of only when the process has ended.
+    // So is what is mounted from elsewhere.
     let lacking = std::mem::take(&mut scene.lacking);
     drop(scene);
-    match exit {
-        Exit::Code(0) => Ok(active.commit()?),
-        exit => Err(ExecError::Failed { exit, tail, lacking }),
+    let out_of_memory = task.resources.group.memory.filter(|_| ended.out_of_memory);
+    match ended.exit {
+        Exit::Code(0) => {
+            if let Some(limit) = out_of_memory {
+                task.say(&format!(
+                    "a process of this step ran out of memory: the limit is {}",
+                    size(limit)
+                ));
+            }
+            Ok(active.commit()?)
+        }
+        exit => Err(ExecError::Failed {
+            exit,
+            tail,
+            lacking,
+            out_of_memory,
+        }),
     }
 }
 
 impl ExecTask<'_> {
-    fn spec(&self, root: &Rootfs, scene: &mut Scene) -> Result<SandboxSpec, ExecError> {
+    fn spec(&self, root: &Rootfs, scene: &mut Scene) -> Result<(SandboxSpec, Option<Lease<'_>>), ExecError> {
         let identity = identity::lookup(root, &self.op.user)?;
         let tree = root
             .as_fd()
@@ -170,10 +210,6 @@ impl ExecTask<'_> {
         spec.env = self.environment(&identity.home.to_string_lossy());
         spec.working_dir = self.op.working_dir.clone();
         spec.hostname = self.op.hostname.clone().unwrap_or_else(|| HOSTNAME.into());
-        spec.network = match self.op.network {
-            NetworkMode::Default | NetworkMode::Host => Network::Host,
-            NetworkMode::None => Network::None,
-        };
         spec.confinement = match self.op.security {
             SecurityMode::Sandbox => Confinement::Default,
             SecurityMode::Insecure => Confinement::Insecure,
@@ -183,11 +219,12 @@ impl ExecTask<'_> {
             gid: identity.gid,
             groups: identity.groups,
         };
-        network_files::add_to_step(&mut spec, &self.op.extra_hosts);
+        let lease = networking::add_to_step(&mut spec, self.op.network, self.network, &self.op.extra_hosts)?;
         spec.limits.clone_from(&self.resources.limits);
         spec.shm_size = self.resources.shm_size;
+        spec.group.clone_from(&self.resources.group);
         self.mounts(&mut spec, scene)?;
-        Ok(spec)
+        Ok((spec, lease))
     }
 
     /// The operation's variables, the proxies', and `HOME` where none of them sets it.
@@ -198,7 +235,16 @@ impl ExecTask<'_> {
         pairs.map(|pair| Bytes(pair.into_bytes())).collect()
     }
 
-    fn run(&self, spec: SandboxSpec) -> Result<(Exit, Vec<Vec<u8>>), ExecError> {
+    /// A remark among the step's own output.
+    fn say(&self, remark: &str) {
+        self.progress.report(Event::StepOutput {
+            step: self.step,
+            stream: Stream::Stderr,
+            line: remark.into(),
+        });
+    }
+
+    fn run(&self, spec: SandboxSpec) -> Result<(Ended, Vec<Vec<u8>>), ExecError> {
         let tail = RefCell::new(VecDeque::with_capacity(TAIL));
         let output = |stream: Stream, line: &[u8]| {
             let mut tail = tail.borrow_mut();
@@ -212,7 +258,7 @@ impl ExecTask<'_> {
                 line: line.to_vec(),
             });
         };
-        let exit = sandbox::run(spec, &output, self.cancel)?;
-        Ok((exit, tail.into_inner().into()))
+        let ended = sandbox::run(spec, &output, self.cancel)?;
+        Ok((ended, tail.into_inner().into()))
     }
 }

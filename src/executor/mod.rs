@@ -6,7 +6,7 @@ mod agent;
 mod cache_mount;
 mod exec;
 pub mod file;
-pub mod network_files;
+pub mod networking;
 pub mod sandbox;
 mod step_mounts;
 

@@ -124,14 +124,23 @@ pub struct ExtraHost {
     pub name: String,
     /// Its address.
     #[serde(skip)]
-    pub address: std::net::IpAddr,
+    pub address: HostAddress,
+}
+
+/// What a name in /etc/hosts stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostAddress {
+    /// This address.
+    Of(std::net::IpAddr),
+    /// The machine that the process runs on, under the address that it has in the process's network: `host-gateway`.
+    Gateway,
 }
 
 /// Which network a process sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
-    /// What the builder's configuration says; at present the host's.
+    /// One of its own, with a way out.
     #[default]
     Default,
     /// The host's.

@@ -31,6 +31,7 @@ use crate::context::ContextError;
 use crate::executor::{Agents, Resources, SecretSource};
 use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
 use crate::graph::VertexId;
+use crate::network::NetworkOnDemand;
 use crate::oci::{Digest, ImageConfig, Platform, Reference};
 use crate::parser::Diagnostic;
 use crate::planner::{PlanErrors, PlanOptions, Warning};
@@ -97,6 +98,8 @@ pub struct Workshop<'a> {
     pub agents: &'a Agents,
     /// What each process may use.
     pub resources: &'a Resources,
+    /// The network of processes that are to have one of their own.
+    pub network: &'a NetworkOnDemand,
     /// Where events go.
     pub progress: &'a dyn Progress,
     /// Stops the build.
@@ -208,6 +211,7 @@ fn with_plans<T>(
         secrets,
         agents,
         resources,
+        network,
         progress,
         cancel,
     } = workshop;
@@ -234,6 +238,7 @@ fn with_plans<T>(
         secrets,
         agents,
         resources,
+        network,
         progress,
         cancel,
     };

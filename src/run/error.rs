@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::executor::networking::NetworkingError;
 use crate::executor::sandbox::{SandboxError, SetupFailure};
 use crate::snapshot::SnapshotError;
 use crate::snapshot::identity::IdentityError;
@@ -55,6 +56,9 @@ pub enum RunError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// Its network.
+    #[error(transparent)]
+    Network(#[from] NetworkingError),
     /// The container's file system.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -79,6 +83,7 @@ impl RunError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            RunError::Network(error) => Some(error.hint()),
             RunError::NoCommand => Some("give one after the image's name"),
             RunError::NameTaken(_) => Some("remove that container with `builder rm`, or take another name"),
             RunError::Sandbox(SandboxError::Setup(failure)) => failure.advice(),

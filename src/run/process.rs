@@ -9,9 +9,10 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use super::container::{Container, Held, State};
 use super::error::RunError;
 use super::terminal;
-use crate::executor::network_files;
-use crate::executor::sandbox::{self, Access, Bytes, Exit, Heard, Network, Running, SandboxError, SandboxSpec, Stdio};
-use crate::graph::ExtraHost;
+use crate::executor::sandbox::{self, Access, Bytes, Ended, Heard, Running, SandboxError, SandboxSpec, Stdio};
+use crate::executor::{Resources, networking};
+use crate::graph::{ExtraHost, NetworkMode};
+use crate::network::{Lease, NetworkOnDemand};
 use crate::oci::{ContainerConfig, Digest};
 use crate::snapshot::{self, Rootfs, Snapshotter};
 use crate::store::{SnapshotId, Store};
@@ -40,11 +41,13 @@ pub struct RunOptions {
     /// Directories of the host.
     pub volumes: Vec<Volume>,
     /// The network.
-    pub network: Network,
+    pub network: NetworkMode,
     /// The host name; the beginning of the container's id where none is given.
     pub hostname: Option<String>,
     /// Lines for /etc/hosts.
     pub extra_hosts: Vec<ExtraHost>,
+    /// What the container may use.
+    pub resources: Resources,
 }
 
 /// What becomes of a container whose process has ended.
@@ -100,14 +103,14 @@ pub fn run(
     options: &RunOptions,
     streams: Streams,
     signals: OwnedFd,
-) -> Result<Exit, RunError> {
+) -> Result<Ended, RunError> {
     let args = command(config, options)?;
     let mut container = describe(options, args)?;
     let held = Held::create(store, &container)?;
     let result = run_held(snapshotter, snapshot, config, options, &container, streams, signals);
     match &result {
-        Ok(exit) if options.keep == Keep::Record => {
-            container.state = State::Exited(exit.code());
+        Ok(ended) if options.keep == Keep::Record => {
+            container.state = State::Exited(ended.exit.code());
             held.record(&container)?;
         }
         _ => held.remove()?,
@@ -123,10 +126,11 @@ fn run_held(
     container: &Container,
     streams: Streams,
     signals: OwnedFd,
-) -> Result<Exit, RunError> {
+) -> Result<Ended, RunError> {
     // Nothing of it is committed: what the container writes goes with it.
     let root = snapshotter.prepare(snapshot)?;
-    let spec = sandbox_spec(&root.mount()?, config, options, container)?;
+    let network = NetworkOnDemand::default();
+    let (spec, _lease) = sandbox_spec(&root.mount()?, config, options, container, &network)?;
     match streams {
         Streams::Descriptors { stdin, stdout, stderr } => {
             let running = sandbox::start(spec, Stdio::Descriptors { stdin, stdout, stderr })?;
@@ -144,7 +148,7 @@ fn run_held(
 }
 
 /// Forwards signals until the process has ended.
-fn wait(mut running: Running, signals: &OwnedFd) -> Result<Exit, RunError> {
+fn wait(mut running: Running, signals: &OwnedFd) -> Result<Ended, RunError> {
     use rustix::event::{PollFd, PollFlags, poll};
     loop {
         let mut watched = [
@@ -230,12 +234,13 @@ fn describe(options: &RunOptions, args: Vec<String>) -> Result<Container, RunErr
     })
 }
 
-fn sandbox_spec(
+fn sandbox_spec<'n>(
     root: &Rootfs,
     config: &ContainerConfig,
     options: &RunOptions,
     container: &Container,
-) -> Result<SandboxSpec, RunError> {
+    network: &'n NetworkOnDemand,
+) -> Result<(SandboxSpec, Option<Lease<'n>>), RunError> {
     let user = options.user.as_deref().unwrap_or(&config.user);
     let identity = snapshot::identity::lookup(root, user)?;
     let args = container.args.iter().map(|word| word.clone().into_bytes()).collect();
@@ -258,18 +263,20 @@ fn sandbox_spec(
         working_dir.to_owned()
     };
     spec.hostname = options.hostname.clone().unwrap_or_else(|| container.short_id());
-    spec.network = options.network;
     spec.identity = sandbox::Identity {
         uid: identity.uid,
         gid: identity.gid,
         groups: identity.groups,
     };
-    network_files::add_to_container(&mut spec, &options.extra_hosts);
+    let lease = networking::add_to_container(&mut spec, options.network, network, &options.extra_hosts)?;
+    spec.limits.clone_from(&options.resources.limits);
+    spec.shm_size = options.resources.shm_size;
+    spec.group.clone_from(&options.resources.group);
     for volume in &options.volumes {
         let tree = open_volume(volume)?;
         spec.bind(volume.target.clone(), tree, volume.access);
     }
-    Ok(spec)
+    Ok((spec, lease))
 }
 
 /// Detached, so that the sandbox can attach it wherever its root turns out to be.
@@ -314,9 +321,10 @@ mod tests {
             entrypoint: None,
             command: Vec::new(),
             volumes: Vec::new(),
-            network: Network::None,
+            network: NetworkMode::None,
             hostname: None,
             extra_hosts: Vec::new(),
+            resources: Resources::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize
 
 use super::error::RunError;
 use super::process::{forward, stream_failed};
-use crate::executor::sandbox::{Exit, Heard, Running, TerminalSize};
+use crate::executor::sandbox::{Ended, Heard, Running, TerminalSize};
 
 const CHUNK: usize = 16 * 1024;
 
@@ -57,7 +57,7 @@ pub(super) fn drive(
     input: Option<OwnedFd>,
     output: OwnedFd,
     signals: &OwnedFd,
-) -> Result<Exit, RunError> {
+) -> Result<Ended, RunError> {
     let _raw = input.as_ref().and_then(|input| RawMode::set(input.as_fd()));
     let mut reading = input.is_some();
     let mut ended = false;

@@ -72,6 +72,7 @@ impl StepError {
     pub fn hint(&self) -> Option<String> {
         match self {
             StepError::Exec(ExecError::Sandbox(SandboxError::Setup(failure))) => failure.advice().map(Into::into),
+            StepError::Exec(ExecError::Network(error)) => Some(error.hint().into()),
             StepError::Exec(ExecError::Identity(_)) => {
                 Some("create the user in an earlier step, or give numbers".into())
             }

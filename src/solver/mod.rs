@@ -28,6 +28,7 @@ use crate::context::LocalContext;
 use crate::executor::sandbox::{self, Runs};
 use crate::executor::{Agents, Resources, SecretSource};
 use crate::graph::{Graph, Op, VertexId};
+use crate::network::NetworkOnDemand;
 use crate::progress::{Event, Outcome, Progress, StepId};
 use crate::pull::Puller;
 use crate::snapshot::Snapshotter;
@@ -58,6 +59,8 @@ pub struct Services<'a> {
     pub agents: &'a Agents,
     /// What each process may use.
     pub resources: &'a Resources,
+    /// The network of processes that are to have one of their own.
+    pub network: &'a NetworkOnDemand,
     /// Where events go.
     pub progress: &'a dyn Progress,
     /// Stops the solve. Set by the solver itself when a step fails, so that the others end too.

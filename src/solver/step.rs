@@ -115,6 +115,7 @@ impl Step<'_> {
             secrets,
             agents,
             resources,
+            network,
             progress,
             cancel,
             ..
@@ -130,6 +131,7 @@ impl Step<'_> {
                     secrets,
                     agents,
                     resources,
+                    network,
                     progress,
                     step,
                     cancel,

@@ -11,6 +11,8 @@ use super::user::Account;
 /// The program, about to be run with a cleared environment.
 pub struct Program {
     command: Command,
+    /// User and group, where they are not root's.
+    owner: Option<(u32, u32)>,
     directory: PathBuf,
 }
 
@@ -36,6 +38,7 @@ impl Program {
         }
         Self {
             command,
+            owner: account.map(|account| (account.uid, account.gid)),
             directory: home.to_owned(),
         }
     }
@@ -54,6 +57,29 @@ impl Program {
     /// Takes a variable away.
     pub fn without(&mut self, name: &str) -> &mut Self {
         self.command.env_remove(name);
+        self
+    }
+
+    /// Lets the program, and nobody else, see no file at `path`: an overlay with a whiteout, in a mount namespace.
+    pub fn hiding(&mut self, path: &Path) -> &mut Self {
+        const SCRIPT: &str = r#"
+            set -e; mount -t tmpfs none /mnt; mkdir /mnt/top; mknod "/mnt/top/$(basename "$1")" c 0 0
+            mount -t overlay none -o "lowerdir=/mnt/top:$(dirname "$1")" "$(dirname "$1")"
+            identity=$2; shift 2; exec setpriv $identity "$@""#;
+        let identity = match self.owner {
+            Some((uid, gid)) => format!("--reuid={uid} --regid={gid} --clear-groups"),
+            None => "--keep-groups".into(),
+        };
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", SCRIPT, "sh"]).arg(path).arg(identity);
+        command.arg(self.command.get_program()).args(self.command.get_args());
+        command.env_clear().current_dir(&self.directory).stdin(Stdio::null());
+        for (name, value) in self.command.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        self.command = command;
         self
     }
 

@@ -13,11 +13,13 @@ use super::build::{Network, Pull, extra_host};
 use super::pull::warn_of_platform;
 use crate::cancel::Cancel;
 use crate::cli::failure::{Failure, Fault};
+use crate::cli::limits::LimitArguments;
 use crate::cli::progress::{Style, renderer};
 use crate::cli::session::{GlobalOptions, Session, default_platform};
-use crate::executor::sandbox;
+use crate::executor::Resources;
 use crate::graph::Access;
 use crate::oci::Platform;
+use crate::progress::Event;
 use crate::pull::{PullPolicy, ResolvedImage};
 use crate::run::{self, Keep, RunError, RunOptions, Streams, Volume};
 
@@ -57,7 +59,7 @@ pub(in crate::cli) struct Arguments {
     /// Takes the place of the image's entry point; empty for none.
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
-    /// The network: the host's, or a loopback device alone.
+    /// The network: one of its own with a way out (`default`, `bridge`), the host's, or a loopback device alone.
     #[arg(long, default_value = "default", value_name = "MODE")]
     network: Network,
     /// The container's host name.
@@ -72,6 +74,8 @@ pub(in crate::cli) struct Arguments {
     /// The platform, where the image has several.
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
+    #[command(flatten)]
+    limits: LimitArguments,
     /// The image: a name, an id, or the beginning of an id.
     image: String,
     /// The command and its arguments, in place of the image's.
@@ -96,10 +100,15 @@ fn run_container(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCod
         warn_of_platform(&image, &*progress);
     }
     let snapshot = puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
-    let options = options(&arguments, &image)?;
+    let (resources, warnings) = arguments.limits.resources()?;
+    for message in warnings {
+        progress.report(Event::Warning { message });
+    }
+    let memory = resources.group.memory;
+    let options = options(&arguments, &image, resources)?;
     let streams = streams(&arguments)?;
     let config = &image.config.value().config;
-    let exit = run::run(
+    let ended = run::run(
         &session.store,
         &session.snapshotter,
         snapshot,
@@ -108,8 +117,14 @@ fn run_container(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCod
         streams,
         signals,
     );
-    match exit {
-        Ok(exit) => Ok(ExitCode::from(u8::try_from(exit.code()).unwrap_or(u8::MAX))),
+    match ended {
+        Ok(ended) => {
+            if let Some(limit) = memory.filter(|_| ended.out_of_memory) {
+                let message = format!("the container ran out of memory: the limit is {limit} bytes (--memory)");
+                progress.report(Event::Warning { message });
+            }
+            Ok(ExitCode::from(u8::try_from(ended.exit.code()).unwrap_or(u8::MAX)))
+        }
         Err(error) => {
             let code = error.exit_code();
             let hint = error.hint();
@@ -150,7 +165,7 @@ fn find_image(
     Ok(image)
 }
 
-fn options(arguments: &Arguments, image: &ResolvedImage) -> Result<RunOptions, Failure> {
+fn options(arguments: &Arguments, image: &ResolvedImage, resources: Resources) -> Result<RunOptions, Failure> {
     let mut env = Vec::new();
     for path in &arguments.env_files {
         let text = std::fs::read_to_string(path);
@@ -177,16 +192,14 @@ fn options(arguments: &Arguments, image: &ResolvedImage) -> Result<RunOptions, F
             .iter()
             .map(|text| volume(text))
             .collect::<Result<_, Failure>>()?,
-        network: match arguments.network {
-            Network::None => sandbox::Network::None,
-            Network::Host | Network::Default => sandbox::Network::Host,
-        },
+        network: arguments.network.into(),
         hostname: arguments.hostname.clone(),
         extra_hosts: arguments
             .add_hosts
             .iter()
             .map(|text| extra_host(text))
             .collect::<Result<_, Failure>>()?,
+        resources,
     })
 }
 

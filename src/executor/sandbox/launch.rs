@@ -16,6 +16,7 @@ use rustix::net::Shutdown;
 use super::control::{self, Exit, Report, SetupFailure};
 use super::mounts::{Depth, READ_ONLY, add_attributes};
 use super::spec::{SandboxSpec, Stdio};
+use crate::cgroup::{CgroupError, Group};
 
 /// Why a sandbox gave no exit status.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,9 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// Its limits.
+    #[error(transparent)]
+    Limits(#[from] CgroupError),
     /// The sandbox ended and said nothing: something outside killed it, the kernel's memory killer perhaps.
     #[error("the sandbox was killed from outside; perhaps the machine ran out of memory")]
     Killed,
@@ -65,6 +69,17 @@ pub struct Running {
     socket: OwnedFd,
     supervisor: Child,
     outcome: Option<Result<Exit, SetupFailure>>,
+    /// Removed last: it must be empty then.
+    group: Option<Group>,
+}
+
+/// How a sandbox ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// How the process did.
+    pub exit: Exit,
+    /// Whether the kernel ended processes of the sandbox because they took more memory than its limit.
+    pub out_of_memory: bool,
 }
 
 /// What a sandbox said.
@@ -90,6 +105,14 @@ pub fn start(mut spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxErro
     };
     let (socket, theirs) = control::pair().map_err(SandboxError::start)?;
     let program = executable().map_err(SandboxError::start)?;
+    let group = match spec.group.is_empty() {
+        true => None,
+        // What this machine cannot limit, the user was told (`Group::missing`).
+        false => Some(Group::create(&spec.group)?),
+    };
+    if spec.group.memory.is_some() {
+        spec.out_of_memory_score = Some(own_score());
+    }
     let supervisor = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
         .arg0("builder")
         .arg(super::RESERVED_ARGUMENT)
@@ -104,7 +127,12 @@ pub fn start(mut spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxErro
         socket,
         supervisor,
         outcome: None,
+        group,
     };
+    // Before it knows what to do: all that it starts is in the group too.
+    if let Some(group) = &running.group {
+        group.add(running.supervisor.id())?;
+    }
     control::send_spec(running.socket.as_fd(), &spec, &streams).map_err(SandboxError::start)?;
     Ok(running)
 }
@@ -137,22 +165,33 @@ impl Running {
     ///
     /// # Errors
     /// [`SandboxError::Setup`], or [`SandboxError::Killed`] when nothing was heard.
-    pub fn finish(mut self) -> Result<Exit, SandboxError> {
+    pub fn finish(mut self) -> Result<Ended, SandboxError> {
         while self.outcome.is_none() {
             if let Some(exit) = self.hear_out()? {
                 return exit;
             }
         }
         self.supervisor.wait().map_err(SandboxError::hear)?;
-        Ok(self.outcome.take().ok_or(SandboxError::Killed)??)
+        let exit = self.outcome.take().ok_or(SandboxError::Killed)??;
+        let out_of_memory = self.out_of_memory();
+        Ok(Ended { exit, out_of_memory })
     }
 
     /// Hears one message more; the end of them is an answer, too.
-    fn hear_out(&mut self) -> Result<Option<Result<Exit, SandboxError>>, SandboxError> {
+    fn hear_out(&mut self) -> Result<Option<Result<Ended, SandboxError>>, SandboxError> {
         match self.hear()? {
+            // The kernel may end the sandbox's own processes with the program.
+            Heard::Ended if self.outcome.is_none() && self.out_of_memory() => Ok(Some(Ok(Ended {
+                exit: Exit::Signal(libc::SIGKILL),
+                out_of_memory: true,
+            }))),
             Heard::Ended if self.outcome.is_none() => Ok(Some(Err(SandboxError::Killed))),
             _ => Ok(None),
         }
+    }
+
+    fn out_of_memory(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.out_of_memory() > 0)
     }
 }
 
@@ -169,6 +208,12 @@ impl Drop for Running {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
         let _ = self.supervisor.wait();
     }
+}
+
+/// What the kernel adds to this process's badness; nothing where it does not say.
+fn own_score() -> i32 {
+    let score = std::fs::read_to_string("/proc/self/oom_score_adj");
+    score.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// This program's file, in a form that whoever gets hold of it through `/proc` cannot write to (CVE-2019-5736).

@@ -31,7 +31,7 @@ mod supervisor;
 mod targets;
 
 pub use control::{Emulator, Exit, SetupFailure};
-pub use launch::{Heard, Running, SandboxError, start};
+pub use launch::{Ended, Heard, Running, SandboxError, start};
 pub use machine::{Runs, runs};
 pub use output::run;
 pub use spec::{

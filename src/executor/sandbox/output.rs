@@ -8,8 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::control::Exit;
-use super::launch::{Heard, Running, SandboxError, start};
+use super::launch::{Ended, Heard, Running, SandboxError, start};
 use super::lines::Lines;
 use super::spec::{SandboxSpec, Stdio};
 use crate::cancel::Cancel;
@@ -30,7 +29,7 @@ struct Pipe {
 ///
 /// # Errors
 /// [`SandboxError::Cancelled`] when `cancel` was set meanwhile; otherwise what [`start`] and [`Running::finish`] say.
-pub fn run(spec: SandboxSpec, output: &dyn Fn(Stream, &[u8]), cancel: &Cancel) -> Result<Exit, SandboxError> {
+pub fn run(spec: SandboxSpec, output: &dyn Fn(Stream, &[u8]), cancel: &Cancel) -> Result<Ended, SandboxError> {
     if cancel.is_cancelled() {
         return Err(SandboxError::Cancelled);
     }
@@ -50,14 +49,14 @@ pub fn run(spec: SandboxSpec, output: &dyn Fn(Stream, &[u8]), cancel: &Cancel) -
     });
     let mut buffer = vec![0; CHUNK];
     listen(&mut running, &mut pipes, &mut buffer, output, cancel)?;
-    let exit = running.finish();
+    let ended = running.finish();
     // The writers are gone, save one that passed its end to somebody outside (through a socket in a cache mount): what
     // is in the pipes now is all.
     for pipe in &mut pipes {
         while pipe.read(&mut buffer, output) {}
         pipe.lines.finish(&mut |line| output(pipe.stream, line));
     }
-    exit
+    ended
 }
 
 /// The reading end does not block, so that one reader can wait for many.

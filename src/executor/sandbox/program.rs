@@ -59,6 +59,10 @@ fn prepare(spec: &SandboxSpec, streams: &Streams, working_dir: &OwnedFd) -> Resu
     spec.limits
         .iter()
         .try_for_each(|limit| set_limit(limit).map_err(SetupFailure::kernel(format!("limit {:?}", limit.resource))))?;
+    if let Some(score) = spec.out_of_memory_score {
+        let set = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+        set.map_err(|error| kernel("let memory be limited")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // While the process may still change its bounding set.
     capabilities::limit(spec.confinement).map_err(kernel("limit capabilities"))?;

@@ -9,7 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::cgroup;
 pub use crate::graph::Access;
+use crate::network::Connection;
 
 /// A process to run, and the world it sees.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,6 +38,12 @@ pub struct SandboxSpec {
     pub shm_size: Option<u64>,
     /// Limits that it is given besides those that every process has.
     pub limits: Vec<Limit>,
+    /// Limits for it and all that it starts, together. The caller's affair, who makes the group.
+    #[serde(skip)]
+    pub group: cgroup::Limits,
+    /// Where memory is limited, how readily the kernel ends the program: the caller's own value (proc(5),
+    /// `oom_score_adj`). The sandbox's own processes are spared as far as may be, so that the end can be told.
+    pub(super) out_of_memory_score: Option<i32>,
     /// A terminal of this size in place of the three standard streams.
     pub terminal: Option<TerminalSize>,
     /// The root, then the bind mounts' trees.
@@ -58,6 +66,8 @@ impl SandboxSpec {
             new_privileges: NewPrivileges::Allow,
             shm_size: None,
             limits: Vec::new(),
+            group: cgroup::Limits::default(),
+            out_of_memory_score: None,
             terminal: None,
             descriptors: vec![root],
         }
@@ -98,6 +108,16 @@ impl SandboxSpec {
     /// Mounts an empty file system in memory, of at most `size` bytes, at `target`.
     pub fn tmpfs(&mut self, target: impl Into<String>, size: Option<u64>, access: Access) {
         self.mount(target, Source::Tmpfs { size, access });
+    }
+
+    /// Gives the process a network of its own by `connection`, which leads to `switch`.
+    pub fn connect(&mut self, connection: Connection, switch: OwnedFd) {
+        let place = self.descriptors.len();
+        self.descriptors.push(switch);
+        self.network = Network::Connected {
+            connection,
+            switch: place,
+        };
     }
 
     fn mount(&mut self, target: impl Into<String>, source: Source) {
@@ -153,6 +173,13 @@ pub enum Network {
     Host,
     /// A working loopback device and nothing else.
     None,
+    /// One of its own, with a way out.
+    Connected {
+        /// How it comes to it.
+        connection: Connection,
+        /// The switch's place among the descriptors.
+        switch: usize,
+    },
 }
 
 /// How far privileges are cut.

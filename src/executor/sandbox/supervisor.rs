@@ -13,6 +13,7 @@ use rustix::thread::UnshareFlags;
 use super::control::{self, Report, SetupFailure};
 use super::spec::{Network, SandboxSpec};
 use super::{init, rootless};
+use crate::network::Connection;
 
 /// Never returns. Standard input is the socket to the caller.
 pub(super) fn main() -> ! {
@@ -46,6 +47,10 @@ fn take_socket() -> rustix::io::Result<OwnedFd> {
 }
 
 fn supervise(socket: BorrowedFd<'_>, spec: SandboxSpec, stdio: Vec<OwnedFd>) -> Result<(), SetupFailure> {
+    if spec.out_of_memory_score.is_some() {
+        // An ordinary user may not.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    }
     enter_namespaces(&spec)?;
     // SAFETY: this process has one thread, so the child may do whatever this one may.
     let pid = match unsafe { libc::fork() } {
@@ -83,10 +88,20 @@ fn enter_namespaces(spec: &SandboxSpec) -> Result<(), SetupFailure> {
     // SAFETY: no flag among them separates the descriptors of threads, and there is one thread.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }.map_err(SetupFailure::kernel("make namespaces"))?;
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(SetupFailure::kernel("set the host name"))?;
-    if spec.network == Network::None {
-        raise_loopback().map_err(SetupFailure::kernel("bring up the loopback device"))?;
+    match &spec.network {
+        Network::Host => Ok(()),
+        Network::None => raise_loopback().map_err(SetupFailure::kernel("bring up the loopback device")),
+        Network::Connected { connection, switch } => connect(spec, connection, *switch),
     }
-    Ok(())
+}
+
+fn connect(spec: &SandboxSpec, connection: &Connection, switch: usize) -> Result<(), SetupFailure> {
+    let switch = spec.descriptors.get(switch).ok_or(Errno::BADF);
+    let established = switch.and_then(|switch| {
+        let established = connection.establish(switch.as_fd());
+        established.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    });
+    established.map_err(SetupFailure::kernel("connect the process's network"))
 }
 
 /// netdevice(7). The kernel gives the device its addresses when it comes up.

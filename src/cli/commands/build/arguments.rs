@@ -9,10 +9,9 @@ use super::calls::Call;
 
 use crate::cli::agents::SshArgument;
 use crate::cli::commands::output::Output;
-use crate::cli::limits::{LimitArgument, Size};
+use crate::cli::limits::LimitArguments;
 use crate::cli::progress::Style;
 use crate::cli::secrets::SecretArgument;
-use crate::executor::Resources;
 use crate::graph::NetworkMode;
 use crate::oci::{Platform, PlatformError, Reference};
 use crate::pull::PullPolicy;
@@ -71,7 +70,8 @@ pub(in crate::cli) struct Arguments {
     /// Look base images up in their registries, even those that the local store has.
     #[arg(long, num_args = 0..=1, default_missing_value = "always", require_equals = true, value_name = "WHEN")]
     pub(super) pull: Option<Pull>,
-    /// The network of RUN steps that name none.
+    /// The network of RUN steps that name none: one of their own with a way out (`default`), the host's, or a loopback
+    /// device alone.
     #[arg(long, default_value = "default", value_name = "MODE")]
     pub(super) network: Network,
     /// A line for /etc/hosts of RUN steps, `name:address`; the address may be `host-gateway`, this machine.
@@ -83,12 +83,6 @@ pub(in crate::cli) struct Arguments {
     /// Let RUN steps use an ssh agent: `default` for your own, `id=SOCKET`, or `id=KEY[,KEY]` for key files.
     #[arg(long = "ssh", value_name = "AGENT")]
     pub(super) ssh: Vec<SshArgument>,
-    /// The size of /dev/shm in RUN steps, such as 128m.
-    #[arg(long, value_name = "SIZE")]
-    pub(super) shm_size: Option<Size>,
-    /// A limit for the processes of RUN steps, `name=soft[:hard]`.
-    #[arg(long = "ulimit", value_name = "LIMIT")]
-    pub(super) ulimits: Vec<LimitArgument>,
     /// Allow what RUN steps ask for and may not do by default: network.host, security.insecure.
     #[arg(long = "allow", value_name = "ENTITLEMENT")]
     pub(super) allow: Vec<Entitlement>,
@@ -120,6 +114,9 @@ pub(in crate::cli) struct Arguments {
     /// The same as `--call=check`: hold the Dockerfile against the build checks. Ends with 1 where one is violated.
     #[arg(long, conflicts_with = "call")]
     pub(super) check: bool,
+    /// What each RUN step may use.
+    #[command(flatten)]
+    pub(super) limits: LimitArguments,
     #[command(flatten)]
     pub(super) accepted: Accepted,
 }
@@ -132,16 +129,7 @@ fn platform_or_local(text: &str) -> Result<Platform, PlatformError> {
     }
 }
 
-impl Arguments {
-    /// What each process of the build may use.
-    pub(super) fn resources(&self) -> Resources {
-        Resources {
-            // As docker has it, nothing is the default size.
-            shm_size: self.shm_size.map(|size| size.0).filter(|bytes| *bytes > 0),
-            limits: self.ulimits.iter().map(|limit| limit.0).collect(),
-        }
-    }
-}
+impl Arguments {}
 
 /// What docker's builders take and this one has no use for: accepted, so that scripts keep working.
 #[derive(Debug, Args)]
@@ -180,6 +168,7 @@ impl From<Option<Pull>> for PullPolicy {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(in crate::cli::commands) enum Network {
+    #[value(alias = "bridge", alias = "sandbox")]
     Default,
     Host,
     None,

@@ -32,6 +32,7 @@ use crate::cli::progress::{Style, renderer};
 use crate::cli::report;
 use crate::cli::secrets::Secrets;
 use crate::cli::session::{GlobalOptions, Session};
+use crate::network::NetworkOnDemand;
 use crate::oci::Platform;
 use crate::parser::displayable;
 use crate::pipeline::{self, Annotation, BuildRequest, Forecast, Shape, Workshop};
@@ -127,7 +128,11 @@ fn at_work<T>(
     let cancel = cancel_on_signals()?;
     let progress = renderer(style);
     let agents = RunningAgents::start(&arguments.ssh, &session.store)?;
-    let resources = arguments.resources();
+    let (resources, warnings) = arguments.limits.resources()?;
+    for message in warnings {
+        progress.report(Event::Warning { message });
+    }
+    let network = NetworkOnDemand::default();
     let puller = session.puller(&cancel);
     let workshop = Workshop {
         store: &session.store,
@@ -136,6 +141,7 @@ fn at_work<T>(
         secrets: &secrets,
         agents: &agents.sockets,
         resources: &resources,
+        network: &network,
         progress: &*progress,
         cancel: &cancel,
     };

@@ -8,7 +8,7 @@ use super::Arguments;
 use super::arguments::{Entitlement, Network};
 use super::{build_args, contexts};
 use crate::cli::failure::Failure;
-use crate::graph::ExtraHost;
+use crate::graph::{ExtraHost, HostAddress};
 use crate::planner::{Confinement, HostNetwork, NoCache, PlanOptions};
 
 /// The moment that the build pretends to happen at.
@@ -59,14 +59,15 @@ pub(in crate::cli::commands) fn extra_host(text: &str) -> Result<ExtraHost, Fail
         .split_once(['=', ':'])
         .filter(|(name, _)| !name.is_empty() && !name.contains(char::is_whitespace))
         .ok_or_else(|| Failure::usage(format!("--add-host {text}: expected name:address")))?;
-    // Steps and containers share the host's network, where the host is this.
-    let address = match address {
-        "host-gateway" => "127.0.0.1",
-        address => address.trim_matches(['[', ']']),
+    let address = match (address, address.trim_matches(['[', ']']).parse::<IpAddr>()) {
+        ("host-gateway", _) => HostAddress::Gateway,
+        (_, Ok(address)) => HostAddress::Of(address),
+        _ => {
+            return Err(Failure::usage(format!(
+                "--add-host {text}: `{address}` is not an IP address"
+            )));
+        }
     };
-    let address: IpAddr = address
-        .parse()
-        .map_err(|_| Failure::usage(format!("--add-host {text}: `{address}` is not an IP address")))?;
     Ok(ExtraHost {
         name: name.to_owned(),
         address,
