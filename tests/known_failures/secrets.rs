@@ -1,1 +1,301 @@
-//! x
+//! Secrets are searched for wherever something of a build is kept or told.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+
+use crate::attack::{build, holding, processes};
+use crate::support::Project;
+use crate::support::forge::Forge;
+
+/// Builds `arguments` into every kind of output, and finds `word` nowhere: not in what is said, not in the store, not in
+/// image, archive, record or metadata.
+fn nowhere(project: &Project, arguments: &str, word: &str) {
+    for output in [
+        "type=oci,dest=out/oci.tar",
+        "type=docker,dest=out/docker.tar",
+        "type=tar,dest=out/root.tar",
+        "out/tree",
+    ] {
+        fs::create_dir_all(project.directory().join("out")).unwrap();
+        let outcome = project.build(&format!(
+            "-o {output} --metadata-file out/metadata --iidfile out/id {arguments}"
+        ));
+        outcome.succeeds().never_says(word);
+    }
+    project
+        .build(&format!("-t app --metadata-file out/named {arguments}"))
+        .succeeds()
+        .never_says(word);
+    for command in [
+        "inspect app",
+        "images",
+        "save -o out/saved.tar app",
+        "run --rm app true",
+        "run app true",
+        "ps -a",
+    ] {
+        project.builder(command).run().never_says(word);
+    }
+    project.builder(&format!("plan {arguments}")).run().never_says(word);
+    is_in_no_file(project, word);
+}
+
+#[track_caller]
+fn is_in_no_file(project: &Project, word: &str) {
+    let found = holding(&project.store(), word);
+    assert!(found.is_empty(), "{word} is in the store: {found:?}");
+    // Layers of archives are compressed.
+    for archive in ["oci", "docker", "saved"] {
+        let archive = project.directory().join(format!("out/{archive}.tar"));
+        let unpacked = tempfile::tempdir().unwrap();
+        if !archive.exists() {
+            continue;
+        }
+        let script = "tar -C \"$2\" -xf \"$1\" && cd \"$2\" && find . -type f -exec sh -c 'gzip -dc < \"$0\" > \"$0.plain\" 2>/dev/null; true' {} \\;";
+        let status = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&archive)
+            .arg(unpacked.path())
+            .status();
+        assert!(status.unwrap().success());
+        let found = holding(unpacked.path(), word);
+        assert!(found.is_empty(), "{word} is in {}: {found:?}", archive.display());
+    }
+    if project.directory().join("out").exists() {
+        let found = holding(&project.directory().join("out"), word);
+        assert!(found.is_empty(), "{word} is in out: {found:?}");
+    }
+}
+
+#[test]
+fn cve_2023_26054_the_password_of_a_repository_is_told_nobody() {
+    let (project, forge) = (Project::new(), Forge::guarded(Some("Basic bWU6dG9wLXMzY3IzdA==")));
+    forge.script(
+        "app",
+        "printf 'FROM busybox\\nCOPY . /c\\n' > Dockerfile; echo 1 > f; commit 1; git tag v1",
+    );
+    let address = forge.url("app").replace("http://", "http://me:top-s3cr3t@");
+    nowhere(&project, &address, "top-s3cr3t");
+    nowhere(&project, &format!("{address}?keep-git-dir=1"), "top-s3cr3t");
+    nowhere(&project, &format!("{address}#v1"), "top-s3cr3t");
+    let dockerfile = format!("FROM busybox\nADD {address} /a\nADD --keep-git-dir=true {address}#v1 /b\n");
+    project.write("Dockerfile", dockerfile);
+    // The Dockerfile is the user's own; what comes of it is searched.
+    nowhere(&project, ".", "top-s3cr3t");
+    project.write(
+        "Dockerfile",
+        "FROM lib\nFROM busybox\nCOPY --from=lib /f /f\nRUN --mount=from=lib,target=/m cat /m/f\n",
+    );
+    nowhere(&project, &format!("--build-context lib={address} ."), "top-s3cr3t");
+    // The base64 form of the header, too.
+    is_in_no_file(&project, "bWU6dG9wLXMzY3IzdA");
+    // What goes wrong is told without it.
+    let wrong = forge.url("app").replace("http://", "http://me:wr0ng-s3cr3t@");
+    for address in [
+        wrong.clone(),
+        format!("{address}#nothing"),
+        format!("{address}#:nothing"),
+        address.replace("app.git", "missing.git"),
+        format!("{address}?checksum=0000"),
+        format!("{address}?x=y"),
+        address.replace("http://", "https://"),
+        address.replace(".git", ".tar"),
+    ] {
+        for arguments in [address.clone(), format!("--build-context busybox={address} .")] {
+            let outcome = project.build(&arguments);
+            assert_ne!(outcome.code, Some(0), "{arguments}");
+            outcome.never_says("top-s3cr3t").never_says("wr0ng-s3cr3t");
+        }
+        // An error shows the line of the Dockerfile as the user wrote it, and nothing of its own.
+        build(
+            &project,
+            &format!("FROM busybox\nARG A\nADD $A /x\n"),
+            &format!("--build-arg A={address}"),
+        )
+        .never_says("top-s3cr3t")
+        .never_says("wr0ng-s3cr3t");
+    }
+    is_in_no_file(&project, "wr0ng-s3cr3t");
+}
+
+const SECRET_STEPS: &str = "FROM busybox AS one\n\
+    RUN --mount=type=secret,id=s test $(cat /run/secrets/s | wc -c) = 15 && stat -c '%a %u:%g' /run/secrets/s > /mode && stat -f -c %T /run/secrets/s >> /mode && mount | grep -c 'on /run/secrets/s type tmpfs' >> /mode\n\
+    RUN --mount=type=secret,id=s,target=/etc/deep/token,mode=0440,uid=5,gid=6 wc -c < /etc/deep/token\n\
+    RUN --mount=type=secret,id=s,env=TOKEN test ${#TOKEN} = 15\n\
+    FROM busybox\nCOPY --from=one / /one\nRUN --mount=type=secret,id=s ls /one/run /one/etc > /listed; cat /one/mode\nCMD cat /one/mode /listed\n";
+
+#[test]
+fn secret_files_are_in_memory_and_in_nothing_that_is_kept() {
+    let project = Project::new();
+    let file = project.home().join("secret");
+    fs::write(&file, "s3cr3t-sentinel").unwrap();
+    project.write("Dockerfile", SECRET_STEPS);
+    let arguments = format!("--secret id=s,src={} .", file.display());
+    nowhere(&project, &arguments, "s3cr3t-sentinel");
+    let shown = project.run("app").succeeds().stdout;
+    assert!(shown.starts_with("400 0:0\ntmpfs\n"), "{shown}");
+    // Neither the value's length nor a hash of it makes a step another one.
+    fs::write(&file, "another-s3cr3t!").unwrap();
+    project.build(&arguments).succeeds().ran_nothing();
+    for hash in ["sha256sum", "md5sum", "base64", "b2sum"] {
+        let digest = Command::new("sh")
+            .args(["-c", &format!("printf s3cr3t-sentinel | {hash} | cut -c1-32")])
+            .output()
+            .unwrap();
+        let digest = String::from_utf8(digest.stdout).unwrap();
+        is_in_no_file(&project, digest.trim().trim_end_matches('='));
+    }
+}
+
+#[test]
+fn secret_mount_points_leave_no_trace_in_the_layer() {
+    let project = Project::new();
+    project.write("secret", "x");
+    let dockerfile = "FROM busybox\nRUN mkdir -p /kept /run && touch -d @1000000000 /run /kept / && stat -c '%n %Y' /run /kept > /tmp/before\n\
+        RUN --mount=type=secret,id=s --mount=type=secret,id=s,target=/kept/s --mount=type=secret,id=s,target=/new/s test -s /kept/s -a -s /new/s -a -s /run/secrets/s\n\
+        RUN stat -c '%n %Y' /run /kept > /tmp/after\nCMD cat /tmp/before /tmp/after; ls -d /new /run/secrets /kept/s\n";
+    build(&project, dockerfile, "--secret id=s,src=secret").succeeds();
+    let run = project.run("app");
+    let half = "/run 1000000000\n/kept 1000000000\n";
+    assert_eq!(run.stdout, half.repeat(2));
+    assert_eq!(run.stderr.matches("No such file").count(), 3, "{}", run.stderr);
+    project
+        .build("-o type=tar,dest=root.tar --secret id=s,src=secret .")
+        .succeeds();
+    let listed = Command::new("tar")
+        .arg("tf")
+        .arg(project.directory().join("root.tar"))
+        .output()
+        .unwrap();
+    assert!(!String::from_utf8_lossy(&listed.stdout).contains("secrets"));
+}
+
+/// While the step runs, and after it was killed in the middle, no disk holds it.
+#[test]
+fn secret_files_reach_no_disk_while_the_step_runs_or_when_it_is_killed() {
+    let project = Project::new();
+    let file = project.home().join("secret");
+    fs::write(&file, "s3cr3t-sentinel").unwrap();
+    project.write("Dockerfile", "FROM busybox\nRUN --mount=type=secret,id=s --mount=type=secret,id=s,env=TOKEN cat /run/secrets/s > /dev/shm/copy; echo begun; sleep 70201\n");
+    let mut building = project
+        .builder(&format!(
+            "build --progress plain --secret id=s,src={} .",
+            file.display()
+        ))
+        .start();
+    let mut lines = BufReader::new(building.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with(" begun")));
+    is_in_no_file(&project, "s3cr3t-sentinel");
+    building.kill().unwrap();
+    building.wait().unwrap();
+    while processes("sleep 70201") > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    is_in_no_file(&project, "s3cr3t-sentinel");
+    let mut failing = project.builder(&format!(
+        "build --progress plain --secret id=s,src={} --network none .",
+        file.display()
+    ));
+    project.write(
+        "Dockerfile",
+        "FROM busybox\nRUN --mount=type=secret,id=s,env=TOKEN test -z \"$TOKEN\"\n",
+    );
+    failing.run().exits(1).never_says("s3cr3t-sentinel");
+    is_in_no_file(&project, "s3cr3t-sentinel");
+}
+
+/// The kernel writes no memory of a crashed process into the step's directory, whatever the caller's shell allows.
+#[test]
+fn secret_files_are_in_no_core_dump() {
+    let project = Project::new();
+    project.write("secret", "s3cr3t-sentinel");
+    project.write(
+        "Dockerfile",
+        "FROM busybox\nWORKDIR /w\nRUN --mount=type=secret,id=s,env=TOKEN ulimit -c > /limit; sh -c 'kill -SEGV $$'; sh -c 'kill -ABRT $$'; ls > /left\nCMD cat /left\n",
+    );
+    let build = format!(
+        "ulimit -Hc; ulimit -c unlimited && exec {} build --progress plain -t app --secret id=s,src=secret .",
+        env!("CARGO_BIN_EXE_builder")
+    );
+    let output = Command::new("sh")
+        .args(["-c", &build])
+        .current_dir(project.directory())
+        .env("BUILDER_ROOT", project.store())
+        .env("BUILDER_CONFIG", project.config())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(!said.contains("core dumped"), "{said}");
+    assert_eq!(project.run("app").succeeds().stdout, "");
+    is_in_no_file(&project, "s3cr3t-sentinel");
+    // Who wants one can have it.
+    let wanted = project.run("--ulimit core=-1 busybox sh -c ulimit");
+    assert_eq!(wanted.code, Some(0), "{}", wanted.stderr);
+}
+
+/// The builder's own memory holds passwords: it does not end up in the directory that it was called from.
+#[test]
+fn secret_files_are_in_no_core_dump_of_the_builder() {
+    let project = Project::new();
+    project.write("Dockerfile", "FROM busybox\nRUN echo begun; sleep 70202\n");
+    let build = format!(
+        "ulimit -c unlimited && exec {} build --progress plain .",
+        env!("CARGO_BIN_EXE_builder")
+    );
+    let mut building = Command::new("sh")
+        .args(["-c", &build])
+        .current_dir(project.directory())
+        .env("BUILDER_ROOT", project.store())
+        .env("BUILDER_CONFIG", project.config())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(building.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with(" begun")));
+    let status = Command::new("kill")
+        .args(["-ABRT", &building.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let ended = std::os::unix::process::ExitStatusExt::core_dumped(&building.wait().unwrap());
+    assert!(!ended, "the builder's memory was written to a file");
+    let left: Vec<_> = fs::read_dir(project.directory()).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    while processes("sleep 70202") > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn secret_in_a_step_name_is_written_as_its_variable() {
+    let project = Project::new();
+    project.write("secret", "s3cr3t-sentinel");
+    let dockerfile = "FROM busybox\nARG NAME=TOKEN\nRUN --mount=type=secret,id=s,env=TOKEN test -n \"$TOKEN\" && : ${TOKEN}\nRUN --mount=type=secret,id=s,env=TOKEN <<EOF\ntest -n \"$TOKEN\"\nEOF\n";
+    build(&project, dockerfile, "--secret id=s,src=secret")
+        .succeeds()
+        .says("$TOKEN")
+        .never_says("s3cr3t-sentinel");
+    project
+        .builder("inspect app")
+        .run()
+        .succeeds()
+        .never_says("s3cr3t-sentinel");
+}
+
+/// Arguments are no secrets, and a check says so; what only leads to the network is kept out of history and key.
+#[test]
+fn build_args_in_history_are_warned_of_and_proxies_are_not_kept() {
+    let project = Project::new();
+    let dockerfile = "FROM busybox\nARG API_TOKEN\nENV MY_PASSWORD=x\nRUN echo $http_proxy | wc -c\n";
+    build(&project, dockerfile, "--build-arg API_TOKEN=t")
+        .succeeds()
+        .says("SecretsUsedInArgOrEnv");
+    let proxies = "--build-arg HTTP_PROXY=http://me:pr0xy-s3cr3t@localhost:1 --build-arg http_proxy=http://me:pr0xy-s3cr3t@localhost:1 --build-arg no_proxy=127.0.0.1";
+    project.write(
+        "Dockerfile",
+        "FROM busybox\nRUN test -n \"$http_proxy\" -a -n \"$HTTP_PROXY\"\nRUN env > /dev/null\n",
+    );
+    nowhere(&project, &format!("--network none {proxies} ."), "pr0xy-s3cr3t");
+}
