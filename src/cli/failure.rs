@@ -227,6 +227,7 @@ pub(super) fn fault_of_step(error: &crate::solver::StepError) -> Fault {
             ExecError::Store(_) | ExecError::Snapshot(_) | ExecError::Network(NetworkingError::Network(_)),
         ) => Fault::Environment,
         StepError::File(FileError::Snapshot(_)) => Fault::Environment,
+        error if is_for_want_of_room(error) => Fault::Environment,
         StepError::Exec(_) | StepError::File(_) | StepError::UnknownContext(_) => Fault::Build,
         StepError::Selection(SelectionError::Changed { .. }) => Fault::Environment,
         StepError::Selection(_) => Fault::Build,
@@ -235,4 +236,15 @@ pub(super) fn fault_of_step(error: &crate::solver::StepError) -> Fault {
         StepError::Snapshot(_) | StepError::Store(_) => Fault::Environment,
         StepError::Cancelled => Fault::Build,
     }
+}
+
+/// Whether a disk or a quota is full, whatever was being done.
+fn is_for_want_of_room(error: &(dyn Error + 'static)) -> bool {
+    let is_full = |code: i32| [libc::ENOSPC, libc::EDQUOT].contains(&code);
+    std::iter::successors(Some(error), |error| (**error).source()).any(|cause| {
+        let of_system = cause.downcast_ref::<std::io::Error>();
+        let of_kernel = cause.downcast_ref::<rustix::io::Errno>();
+        of_system.and_then(std::io::Error::raw_os_error).is_some_and(is_full)
+            || of_kernel.is_some_and(|errno| is_full(errno.raw_os_error()))
+    })
 }
