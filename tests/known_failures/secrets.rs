@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::attack::{build, holding, processes};
 use crate::support::Project;
+use crate::support::files::{FileServer, Served};
 use crate::support::forge::Forge;
 
 /// Builds `arguments` into every kind of output, and finds `word` nowhere: not in what is said, not in the store, not in
@@ -298,4 +299,107 @@ fn build_args_in_history_are_warned_of_and_proxies_are_not_kept() {
         "FROM busybox\nRUN test -n \"$http_proxy\" -a -n \"$HTTP_PROXY\"\nRUN env > /dev/null\n",
     );
     nowhere(&project, &format!("--network none {proxies} ."), "pr0xy-s3cr3t");
+}
+
+/// An agent of the user's, that a step was given, answers that step alone and as long as it runs.
+#[test]
+fn ssh_agent_socket_is_gone_after_its_step_and_out_of_reach_of_others() {
+    let project = Project::new();
+    let socket = project.home().join("agent");
+    let mut agent = Command::new("ssh-agent")
+        .arg("-D")
+        .arg("-a")
+        .arg(&socket)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let look = "find / -xdev -type s 2>/dev/null | grep -v '^/proc' ; ls -R /run; cat /proc/net/unix | grep -c agent; env | grep SSH; true";
+    let dockerfile = format!(
+        "FROM busybox AS lent\nRUN --mount=type=ssh,required test -S $SSH_AUTH_SOCK && echo $SSH_AUTH_SOCK > /where && (sleep 70401 < /dev/null &) ; sleep 1; ln $SSH_AUTH_SOCK /kept; cp -a $SSH_AUTH_SOCK /copied; true\nRUN {look}\n\
+         FROM busybox AS other\nRUN {look} > /seen; sleep 0.5; {look} >> /seen\nFROM busybox\nCOPY --from=lent / /lent\nCOPY --from=other /seen /\nRUN find / -xdev -type s > /left; test ! -e $(cat /lent/where)\nCMD cat /seen /left\n"
+    );
+    project.write("Dockerfile", dockerfile);
+    let mut build = project.builder("build --progress plain -t app --ssh default .");
+    let outcome = build.env("SSH_AUTH_SOCK", &socket).run();
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    outcome.succeeds();
+    let seen = project.run("app").succeeds().stdout;
+    assert!(
+        !seen.contains("SSH_AUTH_SOCK") && !seen.contains("/run/buildkit") && !seen.contains("agent"),
+        "{seen}"
+    );
+    assert_eq!(processes("sleep 70401"), 0);
+    // No socket is left in the store, nor the name of the user's own.
+    let sockets = Command::new("find")
+        .arg(project.store())
+        .args(["-type", "s"])
+        .output()
+        .unwrap();
+    let sockets = String::from_utf8_lossy(&sockets.stdout).into_owned();
+    for socket in sockets.lines() {
+        assert!(
+            std::os::unix::net::UnixStream::connect(socket).is_err(),
+            "{socket} answers still"
+        );
+    }
+    is_in_no_file(&project, socket.to_str().unwrap());
+}
+
+/// What a credential helper says, and what a password is, stand in no message.
+#[test]
+fn registry_auth_what_a_credential_helper_says_is_not_repeated() {
+    let (project, server) = (Project::new(), FileServer::start());
+    let mut guarded = Served::new("{}");
+    guarded.guard = Some("never");
+    let url = server.put("/v2/private/app/manifests/latest", guarded);
+    let host = url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
+    let (programs, docker) = (project.home().join("programs"), project.home().join(".docker"));
+    fs::create_dir(&programs).unwrap();
+    fs::create_dir(&docker).unwrap();
+    let helper = programs.join("docker-credential-story");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let asked = project.home().join("asked");
+    for (answer, code) in [
+        ("echo h3lper-s3cr3t; echo h3lper-s3cr3t >&2", 1),
+        ("echo h3lper-s3cr3t; echo h3lper-s3cr3t >&2", 0),
+        (
+            "echo '{\"Username\":\"me\",\"Secret\":\"h3lper-s3cr3t\"}'; echo h3lper-s3cr3t >&2",
+            0,
+        ),
+    ] {
+        fs::write(
+            &helper,
+            format!("#!/bin/sh\necho asked >> {}\n{answer}\nexit {code}\n", asked.display()),
+        )
+        .unwrap();
+        std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::write(
+            docker.join("config.json"),
+            format!("{{\"credHelpers\":{{\"{host}\":\"story\"}}}}"),
+        )
+        .unwrap();
+        project.write("Dockerfile", format!("FROM {host}/private/app\n"));
+        for command in [
+            "build --progress plain .".to_owned(),
+            format!("pull {host}/private/app"),
+            format!("run --rm {host}/private/app"),
+        ] {
+            let outcome = project.builder(&command).env("PATH", &path).run();
+            assert_ne!(outcome.code, Some(0), "{command}");
+            outcome.never_says("h3lper-s3cr3t").never_says("aDNscGVyLXMzY3IzdA");
+        }
+    }
+    assert!(asked.exists(), "the helper was never asked");
+    is_in_no_file(&project, "h3lper-s3cr3t");
+    // A configured helper's name is no path either.
+    fs::write(
+        docker.join("config.json"),
+        format!("{{\"credHelpers\":{{\"{host}\":\"/../../..{}\"}}}}", asked.display()),
+    )
+    .unwrap();
+    assert_ne!(project.builder("build .").run().code, Some(0));
 }

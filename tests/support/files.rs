@@ -214,7 +214,7 @@ fn answer(file: &Served, request: &Request) -> (u16, String, Vec<u8>) {
     if let Some(guard) = file.guard
         && asked("authorization") != Some(guard)
     {
-        return (401, String::new(), Vec::new());
+        return (401, "WWW-Authenticate: Basic realm=\"x\"\r\n".to_owned(), Vec::new());
     }
     if let Some(elsewhere) = &file.redirect {
         return (302, format!("Location: {elsewhere}\r\n"), Vec::new());
