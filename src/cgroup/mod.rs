@@ -196,7 +196,7 @@ fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if name.to_str().is_some_and(|name| owner_is_gone(name)) {
+        if name.to_str().is_some_and(owner_is_gone) {
             remove(&entry.path(), 1);
         }
     }
