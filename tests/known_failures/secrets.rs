@@ -111,7 +111,7 @@ fn cve_2023_26054_the_password_of_a_repository_is_told_nobody() {
         // An error shows the line of the Dockerfile as the user wrote it, and nothing of its own.
         build(
             &project,
-            &format!("FROM busybox\nARG A\nADD $A /x\n"),
+            "FROM busybox\nARG A\nADD $A /x\n",
             &format!("--build-arg A={address}"),
         )
         .never_says("top-s3cr3t")
