@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +31,10 @@ impl Victim {
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("y"), &word).unwrap();
         fs::create_dir(directory.join("d")).unwrap();
+        // Whoever runs the program could read and write all of it.
+        for path in ["", "y", "d"] {
+            chown(directory.join(path), Some(project.uid()), Some(project.uid())).unwrap();
+        }
         Self { directory, word }
     }
 

@@ -484,3 +484,40 @@ fn buildkit_9cdf64294_what_is_no_file_is_not_read_to_its_end() {
     assert_ne!(outcome.code, Some(0));
     assert!(begun.elapsed() < Duration::from_secs(60));
 }
+
+/// The program's own rights are an ordinary user's then, but what is theirs is worth as much to them.
+#[test]
+fn without_root_the_same_attacks_fail() {
+    for ids in [Ids::Full, Ids::Single] {
+        let project = Project::rootless(ids);
+        let victim = Victim::of(&project);
+        let path = victim.path();
+        let dockerfile = format!(
+            "FROM busybox AS evil\nRUN ln -s {path} /v && ln -s / /root-link && echo image > /mark\nFROM busybox\n\
+             RUN --mount=from=evil,source=/root-link,target=/m,rw cat /m/mark; cat /m{path}/y; echo evil > /m{path}/y; true\n\
+             RUN --mount=type=cache,id=../../../home/victim,target=/c echo evil > /c/y\n\
+             RUN cat /proc/[0-9]*/environ | tr '\\0' '\\n'; echo x >> /proc/1/exe; cat /proc/1/root{path}/y; true\n\
+             RUN --mount=type=tmpfs,target=/x/d mv /x /moved && ln -s {path} /x\n\
+             RUN kill -9 -1; true\nRUN rm /etc/passwd; mkfifo /etc/passwd\nRUN true\n"
+        );
+        project.write("Dockerfile", &dockerfile);
+        let mut build = project.builder("build --progress plain -t app .");
+        let outcome = build.env("SENTINEL", "of-the-user").run();
+        outcome
+            .succeeds()
+            .says(" image")
+            .never_says(&victim.word)
+            .never_says("of-the-user");
+        victim.is_untouched();
+        for number in 0..12 {
+            let run = project.run(&format!("-w /proc/self/fd/{number} app cat ../../../../..{path}/y"));
+            run.exits(125).never_says(&victim.word);
+        }
+        build_of_nobody(&project);
+    }
+}
+
+fn build_of_nobody(project: &Project) {
+    project.write("Dockerfile", "FROM app\nUSER ghost-of-nobody\nRUN true\n");
+    project.build("--pull=false .").exits(1).says("/etc/passwd");
+}
