@@ -20,6 +20,9 @@ use super::mounts::{
 use super::spec::{Access, MemoryFile, SandboxMount, SandboxSpec, Source};
 use super::targets::{Kind, Made, Targets, is_procfs};
 
+/// How often a path is looked up while others rename or mount.
+const MOST_LOOKS: usize = 10_000;
+
 /// A root that is put together.
 pub(super) struct Root {
     /// Its mount points.
@@ -127,9 +130,22 @@ fn part_of(tree: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     // Before Linux 6.15 only what is attached can be cloned. The old root, which is about to go, has the place.
     let place = rustix::fs::openat(CWD, "/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     attach(tree, place.as_fd())?;
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let found = rustix::fs::openat2(tree, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)?;
+    let found = find_below(tree, path, OFlags::PATH | OFlags::CLOEXEC)?;
     clone_tree(found.as_fd(), "", Depth::One, NOTHING)
+}
+
+/// What is at `path` below `root`: links and `..` stay inside, and the links of `/proc`, which lead out, are refused.
+fn find_below(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..MOST_LOOKS {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), how) {
+            // A rename or a mount anywhere on the machine keeps the kernel from being certain of a `..`; openat2(2)
+            // asks to try again.
+            Err(Errno::AGAIN | Errno::INTR) => std::thread::yield_now(),
+            found => return found,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 fn attributes(access: Access) -> rustix::mount::MountAttrFlags {
@@ -172,8 +188,7 @@ fn write_file(descriptor: OwnedFd, file: &MemoryFile) -> rustix::io::Result<()> 
 /// The working directory, by descriptor and without the links of `/proc`, which lead out of the root (CVE-2024-21626).
 fn open_working_dir(spec: &SandboxSpec, targets: &mut Targets) -> Result<OwnedFd, SetupFailure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(targets.root(), spec.working_dir.as_str(), flags, Mode::empty(), how) {
+    match find_below(targets.root(), spec.working_dir.as_bytes(), flags) {
         Err(Errno::NOENT) => targets.open(spec.working_dir.as_bytes(), Kind::Directory, Made::ForGood),
         opened => opened,
     }
