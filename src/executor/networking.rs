@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::sandbox::{Access, Network, SandboxSpec};
+use super::sandbox::{Access, Confinement, Network, SandboxSpec};
 use crate::graph::{ExtraHost, HostAddress, NetworkMode};
 use crate::network::{Lease, NetworkError, NetworkOnDemand};
 
@@ -82,13 +82,16 @@ fn add<'n>(
     extra_hosts: &[ExtraHost],
     access: Access,
 ) -> Result<Option<Lease<'n>>, NetworkingError> {
-    let lease = match mode {
+    let mut lease = match mode {
         NetworkMode::Default => Some(network.lease()?),
         NetworkMode::Host | NetworkMode::None => None,
     };
+    if let Some(lease) = lease.as_mut().filter(|_| spec.confinement == Confinement::Insecure) {
+        lease.spoil();
+    }
     let resolv_conf = match &lease {
         Some(lease) => {
-            spec.connect(lease.connection, lease.switch().map_err(Arc::new)?);
+            spec.connect(lease.namespace().map_err(Arc::new)?);
             lease.resolv_conf().into()
         }
         None if mode == NetworkMode::None => {

@@ -6,7 +6,7 @@
 //! the process that holds it, so that `SIGKILL` leaves nothing.
 //!
 //! Owns devices, addresses, translation and the resolver's file. Knows nothing of steps: whoever runs one asks for a
-//! [`Lease`] and hands the [`Wire`] to the process that lives in the new namespace.
+//! [`Lease`] and hands its namespace to the process that is to live in it.
 
 mod link;
 mod on_demand;
@@ -20,10 +20,9 @@ use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
-use serde::{Deserialize, Serialize};
 
 use link::{Links, PairEnd};
 pub use on_demand::NetworkOnDemand;
@@ -84,7 +83,24 @@ pub struct Network {
     switch: OwnedFd,
     way_out: WayOut,
     resolv_conf: String,
-    taken: Mutex<BTreeSet<u8>>,
+    sockets: Mutex<Sockets>,
+}
+
+/// Namespaces with a wire to the switch. The kernel takes much longer to make one than to enter it, so that one which
+/// nobody lives in any more serves the next sandbox: nothing of a process's network outlives the process but its
+/// namespace, which it may not configure.
+#[derive(Debug, Default)]
+struct Sockets {
+    free: Vec<Socket>,
+    /// The numbers of all that there are.
+    numbers: BTreeSet<u8>,
+}
+
+/// A namespace with a wire to the switch.
+#[derive(Debug)]
+struct Socket {
+    number: u8,
+    namespace: OwnedFd,
 }
 
 #[derive(Debug)]
@@ -140,7 +156,7 @@ impl Network {
             switch,
             way_out,
             resolv_conf,
-            taken: Mutex::default(),
+            sockets: Mutex::default(),
         })
     }
 
@@ -149,29 +165,46 @@ impl Network {
     /// # Errors
     /// [`NetworkError::Full`], or when there are no more descriptors.
     pub fn lease(&self) -> Result<Lease<'_>, NetworkError> {
-        let connection = match &self.way_out {
-            WayOut::Host { uplink, .. } => Connection::Wire(self.wire(uplink)?),
-            WayOut::Pasta(_) => Connection::Shared,
+        let socket = match &self.way_out {
+            WayOut::Host { uplink, .. } => Some(self.socket(uplink)?),
+            WayOut::Pasta(_) => None,
         };
         Ok(Lease {
             network: self,
-            connection,
+            socket,
+            is_spoilt: false,
         })
     }
 
-    fn wire(&self, uplink: &Uplink) -> Result<Wire, NetworkError> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = (FIRST..=LAST)
-            .find(|number| !taken.contains(number))
-            .ok_or(NetworkError::Full)?;
-        taken.insert(number);
-        Ok(Wire {
+    fn socket(&self, uplink: &Uplink) -> Result<Socket, NetworkError> {
+        let number = {
+            let mut sockets = self.sockets();
+            if let Some(socket) = sockets.free.pop() {
+                return Ok(socket);
+            }
+            let number = (FIRST..=LAST).find(|number| !sockets.numbers.contains(number));
+            let number = number.ok_or(NetworkError::Full)?;
+            sockets.numbers.insert(number);
+            number
+        };
+        let wire = Wire {
             number,
             address: uplink.address(number),
             gateway: uplink.address(HOST),
             prefix: uplink::PREFIX,
             mtu: uplink.mtu(),
-        })
+        };
+        match plugged_in(&wire, self.switch.as_fd()) {
+            Ok(namespace) => Ok(Socket { number, namespace }),
+            Err(error) => {
+                self.sockets().numbers.remove(&number);
+                Err(NetworkError::kernel("a step's namespace")(error))
+            }
+        }
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -179,18 +212,22 @@ impl Network {
 #[derive(Debug)]
 pub struct Lease<'a> {
     network: &'a Network,
-    /// What the sandbox is to be given.
-    pub connection: Connection,
+    /// `None` where all share the switch's own namespace.
+    socket: Option<Socket>,
+    is_spoilt: bool,
 }
 
 impl Lease<'_> {
-    /// The switch, for [`Connection::establish`].
+    /// The namespace that the sandbox is to live in: see [`enter`].
     ///
     /// # Errors
     /// When there are no more descriptors.
-    pub fn switch(&self) -> Result<OwnedFd, NetworkError> {
-        let switch = self.network.switch.try_clone();
-        switch.map_err(NetworkError::kernel("a descriptor"))
+    pub fn namespace(&self) -> Result<OwnedFd, NetworkError> {
+        let namespace = match &self.socket {
+            Some(socket) => &socket.namespace,
+            None => &self.network.switch,
+        };
+        namespace.try_clone().map_err(NetworkError::kernel("a descriptor"))
     }
 
     /// `/etc/resolv.conf` as it is inside.
@@ -200,51 +237,32 @@ impl Lease<'_> {
 
     /// The address at which the host is found; `None` where there is none.
     pub fn gateway(&self) -> Option<Ipv4Addr> {
-        match self.connection {
-            Connection::Wire(wire) => Some(wire.gateway),
-            Connection::Shared => None,
+        match &self.network.way_out {
+            WayOut::Host { uplink, .. } => Some(uplink.address(HOST)),
+            WayOut::Pasta(_) => None,
         }
+    }
+
+    /// Nobody may have this namespace afterwards: for sandboxes that may change it.
+    pub fn spoil(&mut self) {
+        self.is_spoilt = true;
     }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if let Connection::Wire(wire) = &self.connection {
-            let mut taken = self.network.taken.lock().unwrap_or_else(PoisonError::into_inner);
-            taken.remove(&wire.number);
-        }
-    }
-}
-
-/// How a sandbox comes to its network, as plain data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Connection {
-    /// A namespace of its own, with a wire to the switch.
-    Wire(Wire),
-    /// The switch's own namespace, which all sandboxes of the builder share.
-    Shared,
-}
-
-impl Connection {
-    /// Puts the calling thread into its network. To be called where there is one thread.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn establish(&self, switch: BorrowedFd<'_>) -> io::Result<()> {
-        match self {
-            Connection::Wire(wire) => {
-                // SAFETY: of what a thread shares, only the network namespace is let go of; no memory is concerned.
-                unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
-                wire.plug_in(switch)
-            }
-            Connection::Shared => enter(switch),
+        let Some(socket) = self.socket.take() else { return };
+        let mut sockets = self.network.sockets();
+        match self.is_spoilt {
+            true => drop(sockets.numbers.remove(&socket.number)),
+            false => sockets.free.push(socket),
         }
     }
 }
 
 /// One end of a wire to the switch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Wire {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Wire {
     number: u8,
     address: Ipv4Addr,
     gateway: Ipv4Addr,
@@ -295,11 +313,25 @@ fn own_namespace() -> io::Result<OwnedFd> {
     Ok(File::open("/proc/thread-self/ns/net")?.into())
 }
 
-fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
+/// Puts the calling thread into a network namespace.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::thread::move_into_link_name_space(
         namespace,
         Some(LinkNameSpaceType::Network),
     )?)
+}
+
+/// A new namespace at the end of `wire`.
+fn plugged_in(wire: &Wire, switch: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    on_a_thread(|| {
+        // SAFETY: of what a thread shares, only the network namespace is let go of; no memory is concerned.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
+        wire.plug_in(switch)?;
+        own_namespace()
+    })
 }
 
 /// A network namespace that nothing but the descriptor keeps.
@@ -336,29 +368,34 @@ mod tests {
         let device = format!("builder{}", uplink.address(0).octets()[2]);
         assert!(Links::open().unwrap().index(&device).is_ok());
         let server = TcpListener::bind((uplink.address(HOST), 0)).unwrap();
-        let address = server.local_addr().unwrap();
         let lease = network.lease().unwrap();
         let other = network.lease().unwrap();
-        assert_ne!(lease.connection, other.connection);
-        let Connection::Wire(wire) = lease.connection else {
-            panic!("root's sandboxes have wires");
-        };
+        let number = |lease: &Lease<'_>| lease.socket.as_ref().unwrap().number;
+        assert_ne!(number(&lease), number(&other));
+        let address = (server.local_addr().unwrap(), uplink.address(number(&lease)));
         let said = std::thread::scope(|scope| {
             scope.spawn(|| {
                 on_a_thread(|| {
-                    lease.connection.establish(lease.switch().unwrap().as_fd())?;
-                    TcpStream::connect(address)?.write_all(b"hello")
+                    enter(lease.namespace().unwrap().as_fd())?;
+                    TcpStream::connect(address.0)?.write_all(b"hello")
                 })
                 .unwrap();
             });
             let (mut stream, peer) = server.accept().unwrap();
-            assert_eq!(peer.ip(), wire.address, "no translation on the way to the host itself");
+            assert_eq!(peer.ip(), address.1, "no translation on the way to the host itself");
             let mut said = String::new();
             stream.read_to_string(&mut said).unwrap();
             said
         });
         assert_eq!(said, "hello");
-        drop((lease, other));
+        // The next one has the namespace of the last, unless that was changed.
+        let of_lease = number(&lease);
+        drop(lease);
+        let mut again = network.lease().unwrap();
+        assert_eq!(number(&again), of_lease);
+        again.spoil();
+        drop((again, other));
+        assert_eq!(network.sockets().free.len(), 1);
         drop(network);
         let gone = (0..500).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -372,9 +409,8 @@ mod tests {
         let network = Network::open(Privilege::User).unwrap();
         let lease = network.lease().unwrap();
         assert!(lease.resolv_conf().starts_with("nameserver 169.254.1.1\n"));
-        assert_eq!(lease.connection, Connection::Shared);
         let routed = on_a_thread(|| {
-            lease.connection.establish(lease.switch().unwrap().as_fd())?;
+            enter(lease.namespace().unwrap().as_fd())?;
             Links::open()?.has_default_route()
         });
         assert!(routed.unwrap());

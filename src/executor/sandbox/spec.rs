@@ -11,7 +11,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cgroup;
 pub use crate::graph::Access;
-use crate::network::Connection;
 
 /// A process to run, and the world it sees.
 #[derive(Debug, Serialize, Deserialize)]
@@ -110,14 +109,12 @@ impl SandboxSpec {
         self.mount(target, Source::Tmpfs { size, access });
     }
 
-    /// Gives the process a network of its own by `connection`, which leads to `switch`.
-    pub fn connect(&mut self, connection: Connection, switch: OwnedFd) {
-        let place = self.descriptors.len();
-        self.descriptors.push(switch);
+    /// Lets the process live in the network `namespace`.
+    pub fn connect(&mut self, namespace: OwnedFd) {
         self.network = Network::Connected {
-            connection,
-            switch: place,
+            namespace: self.descriptors.len(),
         };
+        self.descriptors.push(namespace);
     }
 
     fn mount(&mut self, target: impl Into<String>, source: Source) {
@@ -175,10 +172,8 @@ pub enum Network {
     None,
     /// One of its own, with a way out.
     Connected {
-        /// How it comes to it.
-        connection: Connection,
-        /// The switch's place among the descriptors.
-        switch: usize,
+        /// Its namespace's place among the descriptors.
+        namespace: usize,
     },
 }
 

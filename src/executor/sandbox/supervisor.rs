@@ -13,7 +13,6 @@ use rustix::thread::UnshareFlags;
 use super::control::{self, Report, SetupFailure};
 use super::spec::{Network, SandboxSpec};
 use super::{init, rootless};
-use crate::network::Connection;
 
 /// Never returns. Standard input is the socket to the caller.
 pub(super) fn main() -> ! {
@@ -91,17 +90,17 @@ fn enter_namespaces(spec: &SandboxSpec) -> Result<(), SetupFailure> {
     match &spec.network {
         Network::Host => Ok(()),
         Network::None => raise_loopback().map_err(SetupFailure::kernel("bring up the loopback device")),
-        Network::Connected { connection, switch } => connect(spec, connection, *switch),
+        Network::Connected { namespace } => connect(spec, *namespace),
     }
 }
 
-fn connect(spec: &SandboxSpec, connection: &Connection, switch: usize) -> Result<(), SetupFailure> {
-    let switch = spec.descriptors.get(switch).ok_or(Errno::BADF);
-    let established = switch.and_then(|switch| {
-        let established = connection.establish(switch.as_fd());
-        established.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+fn connect(spec: &SandboxSpec, namespace: usize) -> Result<(), SetupFailure> {
+    let namespace = spec.descriptors.get(namespace).ok_or(Errno::BADF);
+    let entered = namespace.and_then(|namespace| {
+        let entered = crate::network::enter(namespace.as_fd());
+        entered.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     });
-    established.map_err(SetupFailure::kernel("connect the process's network"))
+    entered.map_err(SetupFailure::kernel("enter the process's network"))
 }
 
 /// netdevice(7). The kernel gives the device its addresses when it comes up.
