@@ -52,14 +52,14 @@ impl Victim {
     }
 }
 
-/// Every path below a directory.
+/// Every path below a directory. Something may be changing it meanwhile.
 pub fn listing(directory: &Path) -> BTreeSet<PathBuf> {
     let (mut found, mut pending) = (BTreeSet::new(), vec![directory.to_owned()]);
     while let Some(next) = pending.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(next).into_iter().flatten().flatten() {
+            let path = entry.path();
             found.insert(path.strip_prefix(directory).unwrap().to_owned());
-            if path.symlink_metadata().unwrap().is_dir() {
+            if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
                 pending.push(path);
             }
         }
@@ -79,7 +79,10 @@ pub fn holding(directory: &Path, word: &str) -> Vec<PathBuf> {
         };
         let content = match (metadata.is_file(), metadata.is_symlink()) {
             (true, _) => fs::read(&whole).unwrap_or_default(),
-            (_, true) => fs::read_link(&whole).unwrap().as_os_str().as_bytes().to_owned(),
+            (_, true) => fs::read_link(&whole)
+                .unwrap_or_default()
+                .into_os_string()
+                .into_encoded_bytes(),
             _ => Vec::new(),
         };
         if holds(path.as_os_str().as_bytes()) || holds(&content) {
