@@ -17,6 +17,7 @@ mod check_a_dockerfile;
 mod copy_files;
 mod format_a_dockerfile;
 mod give_arguments;
+mod in_an_unprivileged_pod;
 mod interrupt_a_build;
 mod limit_steps;
 mod link_copies;

@@ -3,6 +3,7 @@
 mod command;
 pub mod files;
 pub mod forge;
+pub mod pod;
 mod user;
 
 use std::fs;

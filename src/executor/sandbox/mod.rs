@@ -22,6 +22,7 @@ mod launch;
 mod lines;
 mod machine;
 mod mounts;
+mod obstacles;
 mod output;
 mod program;
 pub mod rootless;
@@ -33,6 +34,7 @@ mod targets;
 pub use control::{Emulator, Exit, SetupFailure};
 pub use launch::{Ended, Heard, Running, SandboxError, start};
 pub use machine::{Runs, runs};
+pub use obstacles::missing_for_chroot;
 pub use output::run;
 pub use spec::{
     Access, Bytes, Confinement, Identity, Limit, LimitedResource, MemoryFile, Network, NewPrivileges, SandboxMount,

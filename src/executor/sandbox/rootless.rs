@@ -13,6 +13,8 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::UnshareFlags;
 
+use super::obstacles;
+
 /// Which ids the process has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Identities {
@@ -31,7 +33,7 @@ pub enum Identities {
 #[derive(Debug, thiserror::Error)]
 pub enum RootlessError {
     /// The kernel refuses.
-    #[error("this system does not let user {uid} make a user namespace{}", listed(.missing))]
+    #[error("user {uid} may neither mount nor make a user namespace here ({source}), and steps are isolated by both{}", listed(.missing))]
     Refused {
         /// The caller.
         uid: u32,
@@ -42,8 +44,10 @@ pub enum RootlessError {
         source: io::Error,
     },
     /// The namespace was made, and the ids could not be mapped.
-    #[error("the ids of the user namespace could not be set")]
+    #[error("the ids of the user namespace could not be set ({source}){}", listed(.missing))]
     Map {
+        /// What was seen to be in the way.
+        missing: Vec<String>,
         /// Why.
         #[source]
         source: io::Error,
@@ -79,8 +83,12 @@ pub fn enter_user_namespace() -> Result<Identities, RootlessError> {
         return Ok(Identities::Root);
     }
     let ranges = Ranges::of(uid);
+    let unmapped = |source| RootlessError::Map {
+        missing: obstacles::account(),
+        source,
+    };
     let helper = match &ranges {
-        Ok(ranges) => Some(Mapper::start(ranges, uid, gid).map_err(|source| RootlessError::Map { source })?),
+        Ok(ranges) => Some(Mapper::start(ranges, uid, gid).map_err(unmapped)?),
         Err(_) => None,
     };
     // SAFETY: neither flag separates descriptors between threads; the kernel refuses a process with several.
@@ -90,7 +98,7 @@ pub fn enter_user_namespace() -> Result<Identities, RootlessError> {
         Err(errno) => {
             return Err(RootlessError::Refused {
                 uid,
-                missing: obstacles(),
+                missing: obstacles::account(),
                 source: errno.into(),
             });
         }
@@ -102,7 +110,7 @@ pub fn enter_user_namespace() -> Result<Identities, RootlessError> {
         },
         (None, ranges) => ranges.err().unwrap_or_default(),
     };
-    map_one(uid, gid).map_err(|source| RootlessError::Map { source })?;
+    map_one(uid, gid).map_err(unmapped)?;
     Ok(Identities::Single { because })
 }
 
@@ -242,39 +250,6 @@ fn map_from_outside(wait: OwnedFd, tell: OwnedFd, process: &str, commands: &[(&s
     }
     let _ = tell.write_all(b"done");
     std::process::exit(0);
-}
-
-/// What is known to keep a user from making namespaces.
-fn obstacles() -> Vec<String> {
-    let read = |name: &str| {
-        fs::read_to_string(format!("/proc/sys/{name}"))
-            .ok()
-            .map(|text| text.trim().to_owned())
-    };
-    let mut found = Vec::new();
-    if read("user/max_user_namespaces").as_deref() == Some("0") {
-        found.push("sysctl user.max_user_namespaces is 0: set it to a number above".to_owned());
-    }
-    if read("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-        found.push("sysctl kernel.unprivileged_userns_clone is 0: set it to 1".to_owned());
-    }
-    if read("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
-        found.push(
-            "sysctl kernel.apparmor_restrict_unprivileged_userns is 1: set it to 0, or give the program an AppArmor \
-             profile with `userns,`"
-                .to_owned(),
-        );
-    }
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])) {
-        found.push(
-            "a system call filter is active, as in a container: it must allow unshare, mount and clone".to_owned(),
-        );
-    }
-    if !fs::exists("/proc/self/ns/user").unwrap_or(true) {
-        found.push("the kernel was built without user namespaces".to_owned());
-    }
-    found
 }
 
 #[cfg(test)]
