@@ -198,7 +198,7 @@ impl Outcome {
     }
 
     /// The names of the steps that ended with `word`, without their `[2/4]`.
-    fn steps(&self, word: &str) -> Vec<String> {
+    pub fn steps(&self, word: &str) -> Vec<String> {
         let mut names = std::collections::BTreeMap::new();
         let mut ended = Vec::new();
         for line in self.stderr.lines().filter_map(|line| line.strip_prefix('#')) {
