@@ -6,9 +6,11 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use serde::Deserialize;
 
 use super::failure::Failure;
+use crate::context::Modes;
 use crate::registry::RegistryConfig;
 
 /// What a configuration file says.
@@ -19,9 +21,32 @@ pub(super) struct Config {
     pub root: Option<PathBuf>,
     /// Steps that run at the same time, at most.
     pub jobs: Option<NonZeroUsize>,
+    /// Which permission bits files of build contexts have.
+    #[serde(rename = "copy-mode")]
+    pub copy_mode: Option<CopyMode>,
     /// `[registry."docker.io"]` and its kin.
     #[serde(default)]
     pub registry: RegistryConfig,
+}
+
+/// `--copy-mode`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum CopyMode {
+    /// As in the context.
+    #[default]
+    Keep,
+    /// As git has them: 0755 for directories and what its owner may execute, 0644 for the rest.
+    Git,
+}
+
+impl From<CopyMode> for Modes {
+    fn from(mode: CopyMode) -> Self {
+        match mode {
+            CopyMode::Keep => Modes::Kept,
+            CopyMode::Git => Modes::Git,
+        }
+    }
 }
 
 /// Bytes of a configuration file that are read, at most.
@@ -49,6 +74,7 @@ impl Config {
         {
             config.root = own.root.or(config.root);
             config.jobs = own.jobs.or(config.jobs);
+            config.copy_mode = own.copy_mode.or(config.copy_mode);
             config.registry.overlay(own.registry);
         }
         Ok(config)

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::content::{ContentError, digest_file};
 use super::metadata::{Entry, FileKind, Metadata, Role, join};
-use super::selection::{Ownership, SelectedSource, SelectionError, shown};
+use super::selection::{Ownership, Regard, SelectedSource, SelectionError, shown};
 use super::stat_cache::{FileDigest, StatCache};
 
 impl SelectedSource {
@@ -18,13 +18,13 @@ impl SelectedSource {
         &mut self,
         root: BorrowedFd<'_>,
         cache: Option<&StatCache>,
-        ownership: Ownership,
+        regard: Regard,
         hash: &mut blake3::Hasher,
     ) -> Result<(), SelectionError> {
         if self.metadata.kind != FileKind::Directory {
             let digest = refresh(root, &self.path, &mut self.metadata, cache)?;
             // It lands under its own name, or under one that stands in the operation.
-            describe(hash, &self.name, &self.metadata, ownership);
+            describe(hash, &self.name, &self.metadata, regard);
             finish_file(hash, digest);
             return Ok(());
         }
@@ -33,7 +33,7 @@ impl SelectedSource {
             .update(&(self.entries.len() as u64).to_le_bytes());
         let digests = self.digest_entries(root, cache)?;
         for (index, (entry, digest)) in self.entries.iter().zip(digests).enumerate() {
-            describe(hash, &entry.path, &entry.metadata, ownership);
+            describe(hash, &entry.path, &entry.metadata, regard);
             field(hash, &entry.target);
             hash.update(&[u8::from(entry.role == Role::Ancestor)]);
             hash.update(&(entry.xattrs.len() as u64).to_le_bytes());
@@ -102,8 +102,8 @@ fn refresh(
     Ok(Some(digest))
 }
 
-fn describe(hash: &mut blake3::Hasher, name: &[u8], metadata: &Metadata, ownership: Ownership) {
-    let (uid, gid) = match ownership {
+fn describe(hash: &mut blake3::Hasher, name: &[u8], metadata: &Metadata, regard: Regard) {
+    let (uid, gid) = match regard.ownership {
         Ownership::Root => (0, 0),
         Ownership::Kept => (metadata.uid, metadata.gid),
     };
@@ -124,7 +124,7 @@ fn describe(hash: &mut blake3::Hasher, name: &[u8], metadata: &Metadata, ownersh
     };
     field(hash, name);
     let (major, minor) = metadata.represents;
-    for number in [kind, metadata.mode, uid, gid, major, minor] {
+    for number in [kind, regard.modes.of(metadata), uid, gid, major, minor] {
         hash.update(&number.to_le_bytes());
     }
     hash.update(&size.to_le_bytes());

@@ -11,8 +11,8 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::ignore::{IgnoreError, IgnoreRules};
-use super::metadata::{FileKind, Metadata};
-use super::selection::{Layout, Ownership, Request, Selection, SelectionError};
+use super::metadata::{FileKind, Metadata, Modes};
+use super::selection::{Layout, Ownership, Regard, Request, Selection, SelectionError};
 use super::stat_cache::{StatCache, StatCacheError};
 
 /// Bytes that an ignore file may have.
@@ -26,6 +26,7 @@ pub struct LocalContext {
     path: PathBuf,
     root: OwnedFd,
     ignore: IgnoreRules,
+    modes: Modes,
     cache: StatCache,
 }
 
@@ -90,6 +91,7 @@ pub struct DigestedSelection {
 impl LocalContext {
     /// Opens a directory. The ignore file is `<dockerfile>.dockerignore` where there is one, else `.dockerignore` in the
     /// directory. Statuses and digests are kept below `stat_caches`.
+    /// Its files have their own modes; see [`LocalContext::with_modes`].
     ///
     /// # Errors
     /// No directory, or an ignore file that is malformed, no regular file, or larger than 1 MiB.
@@ -104,8 +106,14 @@ impl LocalContext {
             ignore: read_ignore_file(path, root.as_fd(), dockerfile)?,
             cache: StatCache::open(stat_caches, &absolute, &root).map_err(unreadable)?,
             path: path.to_owned(),
+            modes: Modes::default(),
             root,
         })
+    }
+
+    /// The same with other modes: in what is selected from it, and in what is copied.
+    pub fn with_modes(self, modes: Modes) -> Self {
+        Self { modes, ..self }
     }
 
     /// The directory as the user named it.
@@ -116,6 +124,14 @@ impl LocalContext {
     /// The directory.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// What counts of its files' owners and modes.
+    pub fn regard(&self) -> Regard {
+        Regard {
+            ownership: Ownership::Root,
+            modes: self.modes,
+        }
     }
 
     /// What its ignore file leaves out.
@@ -143,7 +159,7 @@ impl LocalContext {
             ignore: &self.ignore,
             exclude,
             layout,
-            ownership: Ownership::Root,
+            regard: self.regard(),
         };
         let mut attempt = 1;
         loop {

@@ -133,6 +133,30 @@ impl Metadata {
     }
 }
 
+/// Which permission bits a file counts as having, in digests and as a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Modes {
+    /// Its own.
+    #[default]
+    Kept,
+    /// What git knows of them: 0755 for directories and for files that their owner may execute, 0644 for others. So
+    /// nothing depends on the umask of whoever checked them out.
+    Git,
+}
+
+impl Modes {
+    /// The permission bits of a file with this status.
+    pub fn of(self, metadata: &Metadata) -> u32 {
+        const OWNER_EXECUTES: u32 = 0o100;
+        match (self, metadata.kind) {
+            (Modes::Kept, _) | (Modes::Git, FileKind::Symlink) => metadata.mode,
+            (Modes::Git, FileKind::Directory) => 0o755,
+            (Modes::Git, _) if metadata.mode & OWNER_EXECUTES != 0 => 0o755,
+            (Modes::Git, _) => 0o644,
+        }
+    }
+}
+
 /// Why an entry is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {

@@ -21,8 +21,8 @@ pub use glob::{Glob, has_wildcard};
 pub use ignore::{DirectoryMatches, IgnoreError, IgnoreRules, Rule};
 pub use local::{ContextError, DigestedSelection, LocalContext, ignore_rules};
 pub use metadata::{
-    Entry, FileKind, Metadata, Role, Timestamp, Xattr, join, open_beneath, open_directory_beneath, parent_of,
+    Entry, FileKind, Metadata, Modes, Role, Timestamp, Xattr, join, open_beneath, open_directory_beneath, parent_of,
 };
 pub use pattern::PatternError;
-pub use selection::{Layout, Ownership, Request, SelectedSource, Selection, SelectionError};
+pub use selection::{Layout, Ownership, Regard, Request, SelectedSource, Selection, SelectionError};
 pub use stat_cache::{FileDigest, StatCache, StatCacheError};

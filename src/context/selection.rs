@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::glob::{Glob, has_wildcard, unescape};
 use super::ignore::IgnoreRules;
-use super::metadata::{Entry, FileKind, Metadata, Role, join, open_directory_beneath};
+use super::metadata::{Entry, FileKind, Metadata, Modes, Role, join, open_directory_beneath};
 use super::near::near;
 use super::pattern::PatternError;
 use super::resolve::{ResolveError, Resolved, clean, resolve};
@@ -30,8 +30,8 @@ pub struct Request<'a> {
     pub exclude: &'a [String],
     /// Whether the sources' parent directories are kept (`--parents`).
     pub layout: Layout,
-    /// Whose the files count as.
-    pub ownership: Ownership,
+    /// What counts of owners and modes.
+    pub regard: Regard,
 }
 
 /// Where a source's files lie below the destination.
@@ -52,12 +52,29 @@ pub enum Ownership {
     Kept,
 }
 
+/// What counts of the selected files' owners and modes, in the digest and for copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Regard {
+    /// Whose they are.
+    pub ownership: Ownership,
+    /// Which permission bits they have.
+    pub modes: Modes,
+}
+
+impl Regard {
+    /// Of a stage or an image: all as it is.
+    pub const KEPT: Self = Self {
+        ownership: Ownership::Kept,
+        modes: Modes::Kept,
+    };
+}
+
 /// What the sources select, in their order.
 #[derive(Clone, Debug)]
 pub struct Selection {
     /// One for each file or directory that a source names.
     pub sources: Vec<SelectedSource>,
-    ownership: Ownership,
+    regard: Regard,
 }
 
 /// A file or a directory that a source names.
@@ -196,7 +213,7 @@ impl Selection {
         }
         Ok(Self {
             sources,
-            ownership: request.ownership,
+            regard: request.regard,
         })
     }
 
@@ -210,7 +227,7 @@ impl Selection {
     pub fn digest(&mut self, root: BorrowedFd<'_>, cache: Option<&StatCache>) -> Result<[u8; 32], SelectionError> {
         let mut hash = blake3::Hasher::new_derive_key("builder 1 selection of files");
         for source in &mut self.sources {
-            source.digest(root, cache, self.ownership, &mut hash)?;
+            source.digest(root, cache, self.regard, &mut hash)?;
         }
         Ok(hash.finalize().into())
     }
@@ -220,9 +237,9 @@ impl Selection {
         self.sources.is_empty()
     }
 
-    /// Whose the files count as.
-    pub fn ownership(&self) -> Ownership {
-        self.ownership
+    /// What counts of owners and modes.
+    pub fn regard(&self) -> Regard {
+        self.regard
     }
 }
 

@@ -18,7 +18,7 @@ use self::destination::{Destination, KeptTimes, Made, UpperDirectory};
 use self::node::{Existed, NewFile, Node, Place, Rules};
 use crate::cancel::Cancel;
 use crate::context::{
-    FileKind, IgnoreRules, Layout, LocalContext, Metadata, Ownership, Request, SelectedSource, Selection,
+    FileKind, IgnoreRules, Layout, LocalContext, Metadata, Ownership, Regard, Request, SelectedSource, Selection,
     SelectionError,
 };
 use crate::graph::{CopyAction, FileAction, FileOp, ModeChange, Unpack};
@@ -315,13 +315,13 @@ impl Run<'_> {
     ) -> Result<Option<Rootfs>, FileError> {
         match self.inputs.get(copy.input) {
             Some(Input::Context(context)) => {
-                let request = request(copy, context.ignore(), Ownership::Root);
+                let request = request(copy, context.ignore(), context.regard());
                 self.copy_from(rootfs, copy, context.root(), &request, selection)
             }
             Some(Input::Snapshot(snapshot)) => {
                 let root = self.snapshotter.view(*snapshot)?;
                 let ignore = IgnoreRules::default();
-                let request = request(copy, &ignore, Ownership::Kept);
+                let request = request(copy, &ignore, Regard::KEPT);
                 self.copy_from(rootfs, copy, root.as_fd(), &request, selection)
             }
             None => Err(FileError::Input { index: copy.input }),
@@ -346,10 +346,11 @@ impl Run<'_> {
         }
         let chosen = find_owner(&rootfs, copy.owner.as_ref())?;
         let rules = Rules {
-            owner: match request.ownership {
+            owner: match request.regard.ownership {
                 Ownership::Root => Some(chosen.unwrap_or_default()),
                 Ownership::Kept => chosen,
             },
+            modes: request.regard.modes,
             mode: copy.mode.as_ref(),
             ids: self.ids(),
             cancel: self.cancel,
@@ -528,13 +529,13 @@ fn spelt(owner: &crate::graph::Owner) -> Cow<'_, str> {
     }
 }
 
-fn request<'a>(copy: &'a CopyAction, ignore: &'a IgnoreRules, ownership: Ownership) -> Request<'a> {
+fn request<'a>(copy: &'a CopyAction, ignore: &'a IgnoreRules, regard: Regard) -> Request<'a> {
     Request {
         sources: &copy.sources,
         ignore,
         exclude: &copy.exclude,
         layout: if copy.parents { Layout::Parents } else { Layout::Flat },
-        ownership,
+        regard,
     }
 }
 

@@ -13,7 +13,8 @@ pub(super) fn open(request: &BuildRequest, store: &Store) -> Result<BTreeMap<Str
     let open_one = |(name, path): (&String, &PathBuf)| {
         // A named context has an ignore file of its own; the Dockerfile's is the main context's.
         let dockerfile: Option<&Path> = request.dockerfile_path.as_deref().filter(|_| name == "context");
-        Ok((name.clone(), LocalContext::open(path, dockerfile, &stat_caches)?))
+        let context = LocalContext::open(path, dockerfile, &stat_caches)?;
+        Ok((name.clone(), context.with_modes(request.modes)))
     };
     request.contexts.iter().map(open_one).collect()
 }

@@ -27,7 +27,7 @@ use time::OffsetDateTime;
 
 use crate::cache::Cache;
 use crate::cancel::Cancel;
-use crate::context::ContextError;
+use crate::context::{ContextError, Modes};
 use crate::executor::{Agents, Resources, SecretSource};
 use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
 use crate::graph::VertexId;
@@ -55,6 +55,8 @@ pub struct BuildRequest {
     pub dockerfile_path: Option<PathBuf>,
     /// Directories, by name; `context` is the main one.
     pub contexts: BTreeMap<String, PathBuf>,
+    /// Which permission bits files of these directories count as having.
+    pub modes: Modes,
     /// What the plan needs to know, but for the platform.
     pub plan: PlanOptions,
     /// What to build for, each once; none for the platform that the builder runs on, or the base image's.

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use crate::cache::{CacheRecord, InputKey, Preimage};
-use crate::context::{DigestedSelection, IgnoreRules, Ownership, Request, Selection};
+use crate::context::{DigestedSelection, IgnoreRules, Regard, Request, Selection};
 use crate::executor::{self, FileError, Input};
 use crate::graph::{FileAction, FileOp, Graph, Merge, Op, Source, Vertex, VertexId};
 use crate::progress::{Event, StepId};
@@ -248,7 +248,7 @@ fn select(view: &Rootfs, selector: &Selector) -> Result<DigestedSelection, StepE
         ignore: &IgnoreRules::default(),
         exclude: &selector.exclude,
         layout: selector.layout(),
-        ownership: Ownership::Kept,
+        regard: Regard::KEPT,
     };
     let mut selection = Selection::resolve(view.as_fd(), &request)?;
     let digest = selection.digest(view.as_fd(), None)?;

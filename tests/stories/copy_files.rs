@@ -1,5 +1,6 @@
 //! COPY and ADD as ordinary Dockerfiles use them.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::support::Project;
@@ -92,4 +93,64 @@ fn a_link_out_of_the_context_leads_nowhere() {
         .never_says("root:");
     project.write("Dockerfile", "FROM busybox\nCOPY up/shadow /stolen\n");
     project.build("-t app .").exits(1).says("Dockerfile:2");
+}
+
+/// Two people check out the same commit with different umasks: they have the same modes as far as git knows them.
+#[test]
+fn with_the_modes_that_git_knows_a_umask_neither_busts_the_cache_nor_changes_the_image() {
+    let project = Project::new();
+    let dockerfile = "FROM busybox\nCOPY --chown=5 . /app/\nCOPY sub/run /run-it\nCOPY --chmod=g-x sub/run /changed\nRUN --mount=type=bind,target=/context stat -c '%a %n' /context/sub/run > /seen\nCMD stat -c '%a %n' $(find /app) /run-it /changed; cat /seen\n";
+    project
+        .write("Dockerfile", dockerfile)
+        .write("data", "1")
+        .write("sub/run", "#!/bin/sh\n")
+        .write("sub/deep/data", "2");
+    let checkout = |directory: u32, data: u32, program: u32| {
+        let modes = [
+            ("data", data),
+            ("Dockerfile", data),
+            ("sub/deep/data", data),
+            ("sub/run", program),
+            ("sub/deep", directory),
+            ("sub", directory),
+        ];
+        for (path, mode) in modes {
+            let path = project.directory().join(path);
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    checkout(0o755, 0o644, 0o755);
+    let first = project.build("-q -t app --copy-mode=git .").succeeds().stdout;
+    checkout(0o2700, 0o600, 0o700);
+    project.build("-t app --copy-mode=git .").succeeds().ran_nothing();
+    assert_eq!(project.build("-q -t app --copy-mode git .").succeeds().stdout, first);
+    let anew = project
+        .build("-q -t app --copy-mode=git --no-cache .")
+        .succeeds()
+        .stdout;
+    let seen = project.run("app").succeeds().stdout;
+    for line in [
+        "755 /app\n",
+        "644 /app/data\n",
+        "755 /app/sub\n",
+        "755 /app/sub/run\n",
+        "755 /app/sub/deep\n",
+        "644 /app/sub/deep/data\n",
+        "755 /run-it\n",
+        "745 /changed\n",
+        "755 /context/sub/run\n",
+    ] {
+        assert!(seen.contains(line), "{line}{seen}");
+    }
+    // Without the switch they are what they are, and another image.
+    project.build("-t app .").succeeds().ran(["COPY --chown=5 . /app/"]);
+    project.run("app").succeeds().prints("600 /app/data\n");
+    std::fs::write(
+        project.config(),
+        std::fs::read_to_string(project.config())
+            .unwrap()
+            .replacen("[", "copy-mode = \"git\"\n[", 1),
+    )
+    .unwrap();
+    assert_eq!(project.build("-q -t app .").succeeds().stdout, anew);
 }

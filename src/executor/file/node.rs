@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::FileError;
 use crate::cancel::Cancel;
-use crate::context::{FileKind, Metadata, Timestamp, Xattr, open_beneath, xattr};
+use crate::context::{FileKind, Metadata, Modes, Timestamp, Xattr, open_beneath, xattr};
 use crate::graph::ModeChange;
 use crate::snapshot::{IdMode, Owner, recorded_owner, set_owner_of_named, set_owner_of_open};
 
@@ -31,7 +31,9 @@ thread_local! {
 pub(super) struct Rules<'a> {
     /// Whose they are; `None` for their sources' own.
     pub(super) owner: Option<Owner>,
-    /// What becomes of their modes.
+    /// Which modes their sources have.
+    pub(super) modes: Modes,
+    /// What becomes of these.
     pub(super) mode: Option<&'a ModeChange>,
     /// Which owners can be given.
     pub(super) ids: IdMode,
@@ -205,7 +207,7 @@ pub(super) fn finish_open(
         set_owner_of_open(file, owner, rules.ids).map_err(|errno| NodeError::Io("give an owner to", errno.into()))?;
     }
     let is_directory = metadata.kind == FileKind::Directory;
-    let mode = rules.mode_of(metadata.mode, is_directory);
+    let mode = rules.mode_of(metadata, is_directory);
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|errno| NodeError::Io("chmod", errno.into()))?;
     for (name, value) in attributes.iter().filter(|(name, _)| xattr::is_kept(name)) {
         match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
@@ -225,7 +227,7 @@ fn finish_named(place: &Place<'_>, metadata: &Metadata, rules: &Rules<'_>) -> Re
             .map_err(|errno| NodeError::Io("give an owner to", errno.into()))?;
     }
     if metadata.kind != FileKind::Symlink {
-        let mode = rules.mode_of(metadata.mode, false);
+        let mode = rules.mode_of(metadata, false);
         rustix::fs::chmodat(place.directory, place.name, Mode::from_raw_mode(mode), AtFlags::empty())
             .map_err(|errno| NodeError::Io("chmod", errno.into()))?;
     }
@@ -235,7 +237,8 @@ fn finish_named(place: &Place<'_>, metadata: &Metadata, rules: &Rules<'_>) -> Re
 }
 
 impl Rules<'_> {
-    fn mode_of(&self, mode: u32, is_directory: bool) -> u32 {
+    fn mode_of(&self, metadata: &Metadata, is_directory: bool) -> u32 {
+        let mode = self.modes.of(metadata);
         self.mode.map_or(mode, |change| change.apply(mode, is_directory))
     }
 

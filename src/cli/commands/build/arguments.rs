@@ -9,6 +9,7 @@ use super::calls::Call;
 
 use crate::cli::agents::SshArgument;
 use crate::cli::commands::output::Output;
+use crate::cli::config::CopyMode;
 use crate::cli::limits::LimitArguments;
 use crate::cli::progress::Style;
 use crate::cli::secrets::SecretArgument;
@@ -104,6 +105,9 @@ pub(in crate::cli) struct Arguments {
     /// Show nothing but the image's id.
     #[arg(short, long)]
     pub(super) quiet: bool,
+    /// Which permission bits the context's files have when they are copied: their own, or those that git knows.
+    #[arg(long, value_name = "MODES")]
+    pub(super) copy_mode: Option<CopyMode>,
     /// Steps that run at the same time, at most.
     #[arg(short, long, value_name = "N")]
     pub(super) jobs: Option<NonZeroUsize>,

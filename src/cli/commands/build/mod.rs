@@ -203,6 +203,11 @@ impl Asked {
             dockerfile_path: dockerfile.path,
             dockerfile: dockerfile.bytes,
             contexts: self.contexts,
+            modes: arguments
+                .copy_mode
+                .or(session.config.copy_mode)
+                .unwrap_or_default()
+                .into(),
             plan: self.plan,
             platforms: self.platforms,
             shape: self.shape,
