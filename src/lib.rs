@@ -19,6 +19,7 @@ pub mod store;
 
 // Floor 2: file systems, the plan, cache records, transfers.
 pub mod cache;
+pub mod history;
 pub mod planner;
 
 pub mod push;

@@ -20,7 +20,7 @@ use source::Source;
 const FLOORS: [&[&str]; 7] = [
     &["oci", "parser", "progress", "cancel"],
     &["graph", "store", "context", "registry", "network", "cgroup"],
-    &["snapshot", "planner", "cache", "push"],
+    &["snapshot", "planner", "cache", "push", "history"],
     &["executor", "export", "pull", "source"],
     &["solver", "run"],
     &["pipeline"],

@@ -99,6 +99,11 @@ impl Failure {
         self
     }
 
+    /// What is said of it, without what to do.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Says it on standard error.
     pub fn print(&self) {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

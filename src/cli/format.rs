@@ -32,6 +32,16 @@ pub fn age(then: i64, now: i64) -> String {
     format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
 }
 
+/// `0.3s`, `1m 12s`, `2h 3m`.
+pub fn duration(time: std::time::Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{:.1}s", time.as_secs_f64()),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
 /// Rows in columns that are as wide as their widest cell, three spaces between them.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -79,6 +89,13 @@ mod tests {
             (90_000_000, "2 years ago"),
         ] {
             assert_eq!(age(0, seconds), expected);
+        }
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        for (milliseconds, expected) in [(0, "0.0s"), (59_940, "59.9s"), (72_000, "1m 12s"), (7_380_000, "2h 3m")] {
+            assert_eq!(duration(std::time::Duration::from_millis(milliseconds)), expected);
         }
     }
 

@@ -24,6 +24,15 @@ pub(super) fn text(data: impl Display) -> Result<(), Failure> {
     write(format_args!("{data}"))
 }
 
+/// Writes data as it is.
+///
+/// # Errors
+/// As [`line()`].
+pub(super) fn bytes(data: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    checked(out.write_all(data).and_then(|()| out.flush()))
+}
+
 /// Says something, in one line. Nobody need listen.
 pub(super) fn remark(talk: impl Display) {
     let _ = writeln!(std::io::stderr(), "{talk}");
@@ -31,7 +40,11 @@ pub(super) fn remark(talk: impl Display) {
 
 fn write(data: Arguments<'_>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match out.write_fmt(data).and_then(|()| out.flush()) {
+    checked(out.write_fmt(data).and_then(|()| out.flush()))
+}
+
+fn checked(written: std::io::Result<()>) -> Result<(), Failure> {
+    match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::environment(format!(
             "cannot write to standard output: {error}"
         ))),

@@ -23,7 +23,7 @@ use crate::snapshot::{Rootfs, SnapshotError, Snapshotter};
 use crate::store::{SnapshotId, Store, StoreError};
 
 /// Lines of a failed step's output that its error repeats, at most.
-const TAIL: usize = 20;
+pub const TAIL: usize = 20;
 /// The host name of a step that is given none: BuildKit's, so that what depends on it stays the same.
 const HOSTNAME: &str = "buildkitsandbox";
 

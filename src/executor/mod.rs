@@ -12,5 +12,5 @@ mod step_mounts;
 
 pub use agent::{AgentError, Agents};
 pub use cache_mount::CacheMountError;
-pub use exec::{ExecError, ExecTask, Resources, SecretError, SecretSource, run_exec};
+pub use exec::{ExecError, ExecTask, Resources, SecretError, SecretSource, TAIL, run_exec};
 pub use file::{FileError, Input, run_file};

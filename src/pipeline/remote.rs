@@ -102,6 +102,7 @@ pub fn fetch_context(
     workshop.progress.report(Event::StepFinished {
         step,
         name,
+        lines: None,
         outcome,
         duration,
     });

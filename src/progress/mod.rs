@@ -18,6 +18,10 @@ pub enum Stream {
     Stderr,
 }
 
+/// Bytes of a line that come at once, at most. What is as long as this goes on in the next event of the same stream; what
+/// is shorter ends its line.
+pub const LONGEST_PIECE: usize = 64 * 1024;
+
 /// How a step ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -25,8 +29,13 @@ pub enum Outcome {
     Done,
     /// An earlier run's result serves.
     Cached,
-    /// It failed; the text is one line.
-    Failed(String),
+    /// It failed.
+    Failed {
+        /// Why, in one line.
+        message: String,
+        /// With which code, where it is a process that did.
+        exit_code: Option<i32>,
+    },
     /// It was stopped before its end, or never begun, because the build ended.
     Cancelled,
 }
@@ -46,7 +55,7 @@ pub enum Event {
         /// Which.
         step: StepId,
     },
-    /// A step wrote a line (without its line feed; not necessarily UTF-8).
+    /// A step wrote a line (without its line feed; not necessarily UTF-8), or a piece of one: see [`LONGEST_PIECE`].
     StepOutput {
         /// Which.
         step: StepId,
@@ -61,6 +70,8 @@ pub enum Event {
         step: StepId,
         /// Its name.
         name: Arc<str>,
+        /// Its lines in the Dockerfile, from 1.
+        lines: Option<(usize, usize)>,
         /// How it ended.
         outcome: Outcome,
         /// How long it took.

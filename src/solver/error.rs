@@ -68,6 +68,14 @@ pub enum StepError {
 }
 
 impl StepError {
+    /// The code that the step's process ended with.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self {
+            StepError::Exec(ExecError::Failed { exit, .. }) => Some(exit.code()),
+            _ => None,
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -173,6 +173,7 @@ fn report_known(
         progress.report(Event::StepFinished {
             step,
             name: name.clone(),
+            lines: label.lines,
             outcome: outcome.clone(),
             duration,
         });

@@ -225,14 +225,17 @@ impl Schedule<'_> {
             Ok(Finished { cached: true, .. }) => Outcome::Cached,
             Ok(Finished { cached: false, .. }) => Outcome::Done,
             Err(_) if self.services.cancel.is_cancelled() => Outcome::Cancelled,
-            Err(error) => Outcome::Failed(error.to_string()),
+            Err(error) => Outcome::Failed {
+                message: error.to_string(),
+                exit_code: error.exit_code(),
+            },
         };
         if shown {
-            let (name, outcome) = (name.clone(), outcome.clone());
             self.services.progress.report(Event::StepFinished {
                 step,
-                name,
-                outcome,
+                name: name.clone(),
+                lines: vertex.label.lines,
+                outcome: outcome.clone(),
                 duration,
             });
         }

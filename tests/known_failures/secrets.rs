@@ -9,8 +9,8 @@ use crate::support::Project;
 use crate::support::files::{FileServer, Served};
 use crate::support::forge::Forge;
 
-/// Builds `arguments` into every kind of output, and finds `word` nowhere: not in what is said, not in the store, not in
-/// image, archive, record or metadata.
+/// Builds `arguments` into every kind of output, and finds `word` nowhere: not in what is said, not in the store with its
+/// records of builds, not in image, archive, record or metadata.
 fn nowhere(project: &Project, arguments: &str, word: &str) {
     for output in [
         "type=oci,dest=out/oci.tar",
@@ -35,6 +35,9 @@ fn nowhere(project: &Project, arguments: &str, word: &str) {
         "run --rm app true",
         "run app true",
         "ps -a",
+        "history ls",
+        "history logs",
+        "history inspect --format json",
     ] {
         project.builder(command).run().never_says(word);
     }

@@ -26,6 +26,7 @@ mod mount_things;
 mod move_images;
 mod name_a_frontend;
 mod networks;
+mod read_old_logs;
 mod reproduce_an_image;
 mod run_images;
 mod run_steps;

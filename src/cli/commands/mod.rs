@@ -3,6 +3,7 @@
 mod build;
 mod containers;
 mod fmt;
+mod history;
 mod images;
 mod inspect;
 mod load;
@@ -30,6 +31,7 @@ pub(super) enum Command {
     Run(Box<run::Arguments>),
     Plan(Box<plan::Arguments>),
     Fmt(fmt::Arguments),
+    History(history::Arguments),
     Images(images::Arguments),
     Inspect(inspect::Arguments),
     Tag(tag::Arguments),
@@ -50,6 +52,7 @@ impl Command {
             Command::Run(arguments) => return run::run(*arguments, global),
             Command::Plan(arguments) => return plan::run(*arguments, global),
             Command::Fmt(arguments) => return fmt::run(&arguments),
+            Command::History(arguments) => history::run(&arguments, global),
             Command::Images(arguments) => images::run(&arguments, global),
             Command::Inspect(arguments) => inspect::run(&arguments, global),
             Command::Tag(arguments) => tag::run(&arguments, global),

@@ -74,6 +74,7 @@ impl State {
                 name,
                 outcome,
                 duration,
+                ..
             } => {
                 let known = self.steps.contains_key(&step);
                 let number = self.step(step).number;
@@ -84,7 +85,7 @@ impl State {
                     Outcome::Done => writeln!(out, "#{number} DONE {:.1}s", duration.as_secs_f64()),
                     Outcome::Cached => writeln!(out, "#{number} CACHED"),
                     Outcome::Cancelled => writeln!(out, "#{number} CANCELED"),
-                    Outcome::Failed(message) => {
+                    Outcome::Failed { message, .. } => {
                         writeln!(out, "#{number} ERROR {}", printable(message.as_bytes(), false))
                     }
                 }
@@ -137,6 +138,7 @@ mod tests {
             say(Event::StepFinished {
                 step: StepId(7),
                 name,
+                lines: None,
                 outcome: Outcome::Done,
                 duration
             }),
@@ -150,6 +152,7 @@ mod tests {
         let event = Event::StepFinished {
             step: StepId(1),
             name: "[1/2] FROM x".into(),
+            lines: None,
             outcome: Outcome::Cached,
             duration: Duration::ZERO,
         };

@@ -67,7 +67,7 @@ impl Tree {
             Outcome::Done => self.line(&format!("\x1b[32m✔\x1b[0m \x1b[2m{seconds:>4.1}s\x1b[0m {name}")),
             Outcome::Cached => self.line(&format!("\x1b[34m✔ CACHED\x1b[0m {name}")),
             Outcome::Cancelled => self.line(&format!("\x1b[2m- CANCELED {name}\x1b[0m")),
-            Outcome::Failed(message) => {
+            Outcome::Failed { message, .. } => {
                 self.line(&format!("\x1b[31m✘\x1b[0m \x1b[2m{seconds:>4.1}s\x1b[0m {name}"));
                 for line in output.into_iter().flatten() {
                     self.line(&format!("  \x1b[2m│\x1b[0m {line}"));
@@ -161,6 +161,7 @@ impl Progress for Tree {
                 name,
                 outcome,
                 duration,
+                ..
             } => self.finish(&mut state, step, &name, &outcome, duration),
             Event::Transfer { label, done, total } => self.transfer(&mut state, label, done, total),
             Event::Warning { message } => self.line(&format!(

@@ -2,8 +2,7 @@
 //!
 //! Owns the cutting. Nothing is dropped: a line that is too long to hold comes in several pieces.
 
-/// Bytes that are held of a line without an end.
-const LONGEST_LINE: usize = 64 * 1024;
+use crate::progress::LONGEST_PIECE as LONGEST_LINE;
 
 /// One stream's unfinished line.
 #[derive(Default)]

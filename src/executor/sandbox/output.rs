@@ -25,7 +25,7 @@ struct Pipe {
 }
 
 /// Runs `spec`'s process, without input, until it ends; then nothing of it is left. `output` gets each line that it
-/// writes, without line feed; a line of more than 64 KiB comes in pieces.
+/// writes, without line feed; a line of 64 KiB or more comes in pieces ([`LONGEST_PIECE`](crate::progress::LONGEST_PIECE)).
 ///
 /// # Errors
 /// [`SandboxError::Cancelled`] when `cancel` was set meanwhile; otherwise what [`start`] and [`Running::finish`] say.

@@ -1,7 +1,7 @@
 //! `builder build`.
 //!
 //! `arguments` is what may be typed, `contexts` and `dockerfile` where things come from, `options` and `platforms` what the
-//! plan is told, `tell` what is said of the result.
+//! plan is told, `recording` what is kept to be read afterwards, `tell` what is said of the result.
 
 mod arguments;
 mod build_args;
@@ -10,6 +10,7 @@ mod contexts;
 mod dockerfile;
 mod options;
 mod platforms;
+mod recording;
 mod tell;
 
 use std::collections::BTreeMap;
@@ -32,10 +33,11 @@ use crate::cli::progress::{Style, renderer};
 use crate::cli::report;
 use crate::cli::secrets::Secrets;
 use crate::cli::session::{GlobalOptions, Session};
+use crate::history::{Finish, Recorder};
 use crate::network::NetworkOnDemand;
-use crate::oci::Platform;
+use crate::oci::{Descriptor, Platform};
 use crate::parser::displayable;
-use crate::pipeline::{self, Annotation, BuildRequest, Forecast, Shape, Workshop};
+use crate::pipeline::{self, Annotation, BuildRequest, Built, Forecast, Shape, Workshop};
 use crate::planner::PlanOptions;
 use crate::progress::Event;
 
@@ -60,7 +62,18 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
         arguments.progress
     };
     at_work(&arguments, global, style, |session, workshop| {
-        let dockerfile = asked.fetch(&arguments, workshop)?;
+        let recorder = Recorder::new(
+            workshop.store,
+            recording::subject(&arguments, &asked),
+            workshop.progress,
+        );
+        let workshop = Workshop {
+            progress: &recorder,
+            ..workshop
+        };
+        let dockerfile = asked.fetch(&arguments, workshop).inspect_err(|failure| {
+            recorder.finish(&Finish::Failed(failure.message().to_owned()));
+        })?;
         if let Some(call) = call {
             return calls::run(
                 call,
@@ -78,21 +91,39 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
             name: &name,
             text: &text,
         };
-        let built = pipeline::build(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
-        let progress = workshop.progress;
+        let built = pipeline::build(&request, workshop).map_err(|error| {
+            recorder.finish(&recording::finish_of(&error));
+            report::build_failure(&source, error).hinted(recording::where_the_rest_is(&recorder))
+        })?;
         for message in report::warning_lines(&source, &built.warnings) {
-            progress.report(Event::Warning { message });
+            workshop.progress.report(Event::Warning { message });
         }
-        let mut sent = write_outputs(&arguments.outputs, session, &built, &arguments.tags, progress)?;
-        if arguments.push {
-            for name in &arguments.tags {
-                let pushed = super::push::push_image(session, built.id, name, None, progress, workshop.cancel)?;
-                sent = Some(pushed);
-            }
-        }
-        tell::tell(&arguments, &built, sent.as_ref())?;
+        let sent = deliver(&arguments, session, &built, workshop);
+        recorder.finish(&match &sent {
+            Ok(_) => Finish::Done(built.id),
+            Err(failure) => Finish::Failed(failure.message().to_owned()),
+        });
+        tell::tell(&arguments, &built, sent?.as_ref())?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Writes and pushes what was built, where that was asked for; its descriptor there.
+fn deliver(
+    arguments: &Arguments,
+    session: &Session,
+    built: &Built,
+    workshop: Workshop<'_>,
+) -> Result<Option<Descriptor>, Failure> {
+    let progress = workshop.progress;
+    let mut sent = write_outputs(&arguments.outputs, session, built, &arguments.tags, progress)?;
+    if arguments.push {
+        for name in &arguments.tags {
+            let pushed = super::push::push_image(session, built.id, name, None, progress, workshop.cancel)?;
+            sent = Some(pushed);
+        }
+    }
+    Ok(sent)
 }
 
 /// Hands what a build with these arguments would do to `tell`, together with the Dockerfile.
