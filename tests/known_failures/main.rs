@@ -10,6 +10,7 @@
 mod support;
 
 mod attack;
+mod cache;
 mod document;
 mod downloads;
 mod images;
