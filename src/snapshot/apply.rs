@@ -12,16 +12,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::archive::{ArchiveReader, Entry, EntryKind, Limits, Segment};
 use super::deferred::Deferred;
 use super::error::SnapshotError;
 use super::ids::IdMode;
+use super::marks::Marks;
 use super::metadata::{Metadata, timestamps};
-use super::overlay::Marks;
-use super::path::{components, push_component, relative_c_string, shown, split_parent};
+use super::path::{clean, components, push_component, relative_c_string, shown, split_parent};
 use super::rootfs::{Kind, Missing, Owner, make_directory, open_subdirectory, remove_all, resolve, walk};
 use super::whiteout::{OPAQUE, WHITEOUT, is_whiteout, make_whiteout};
 use super::xattr::{self, Node};
@@ -277,7 +277,9 @@ impl Extractor<'_> {
             Ok(stat) if Kind::of_mode(stat.st_mode) == Some(Kind::Directory) => {
                 Err(refuse("it is a hard link to a directory"))
             }
-            Ok(stat) if is_whiteout(&stat) => Err(refuse("it is a hard link to what the same layer deletes")),
+            Ok(stat) if self.is_whiteout(holder.as_fd(), &name, &stat) => {
+                Err(refuse("it is a hard link to what the same layer deletes"))
+            }
             Ok(_) => self
                 .replacing(place, |directory, own| {
                     rustix::fs::linkat(&holder, &name, directory, own, AtFlags::empty())
@@ -313,8 +315,8 @@ impl Extractor<'_> {
         let make =
             |directory: BorrowedFd<'_>, name: &CStr| rustix::fs::mknodat(directory, name, file_type, mode, device);
         match self.replacing(place, make) {
-            // The first user namespace alone may make devices; a container brings its own /dev anyway.
-            Err(Errno::PERM) if file_type != FileType::Fifo && may_not_make_devices() => {
+            // Only CAP_MKNOD of the first user namespace may make devices; a container brings its own /dev anyway.
+            Err(Errno::PERM) if file_type != FileType::Fifo => {
                 self.note(raw, "a device, which only root can make");
                 Ok(())
             }
@@ -339,6 +341,10 @@ impl Extractor<'_> {
             &timestamps(entry.mtime),
             AtFlags::SYMLINK_NOFOLLOW,
         )
+    }
+
+    fn is_whiteout(&self, directory: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> bool {
+        matches!(self.purpose, Purpose::Layer(marks) if is_whiteout(directory, name, stat, marks))
     }
 
     /// `.wh.<hidden>`, or the mark of an opaque directory.
@@ -371,7 +377,7 @@ impl Extractor<'_> {
         // A whiteout hides what lies below, never what this layer has itself, whichever comes first.
         match place.kind().map_err(unpack)? {
             None => {
-                make_whiteout(place.directory(), &place.name).map_err(unpack)?;
+                make_whiteout(place.directory(), &place.name, marks).map_err(unpack)?;
                 self.remember(&place.path)?;
                 self.deferred.whiteouts.insert(place.path);
                 Ok(())
@@ -433,7 +439,7 @@ impl Extractor<'_> {
             if replaces {
                 let stat = rustix::fs::statat(missing.parent, missing.name, AtFlags::SYMLINK_NOFOLLOW)?;
                 match purpose {
-                    Purpose::Layer(_) if is_whiteout(&stat) => {
+                    Purpose::Layer(marks) if is_whiteout(missing.parent, missing.name, &stat, marks) => {
                         rustix::fs::unlinkat(missing.parent, missing.name, AtFlags::empty())?;
                     }
                     _ => return Err(Errno::NOTDIR),
@@ -524,11 +530,6 @@ impl Extractor<'_> {
     }
 }
 
-/// Whether this process lives in a user namespace, which may not make devices.
-fn may_not_make_devices() -> bool {
-    !matches!(Marks::detect(), Ok(Marks::Trusted))
-}
-
 fn metadata(entry: &Entry) -> Metadata {
     let carried = entry
         .xattrs
@@ -565,20 +566,6 @@ fn write_content(
         }
     }
     Ok(())
-}
-
-/// The path of an entry inside the destination: relative, without `.` and `..`. An absolute one counts from the root of
-/// the destination; one that `..` leads out of it is an error.
-fn clean(path: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let mut kept: Vec<&[u8]> = Vec::new();
-    for component in components(path) {
-        match component {
-            b".." if kept.pop().is_none() => return Err("its path leads out of the archive"),
-            b".." => {}
-            _ => kept.push(component),
-        }
-    }
-    Ok(kept.join(&b'/'))
 }
 
 fn refused(path: &[u8], what: &'static str) -> SnapshotError {

@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use super::archive::{ArchiveWriter, Entry, EntryKind, Time};
 use super::error::SnapshotError;
 use super::ids::{IdMode, recorded_owner};
+use super::marks::Marks;
 use super::metadata::modified;
-use super::overlay::Marks;
 use super::path::{push_component, shown, split_parent};
 use super::rootfs::{DirEntry, Kind, Owner, Rootfs, open_subdirectory, read_directory};
 use super::stack::open_straight;
@@ -105,6 +105,7 @@ impl Walk<'_, '_> {
             }
             match entry.kind {
                 None | Some(Kind::CharDevice | Kind::Socket) if self.whiteout(directory, &entry.name)? => {}
+                Some(Kind::Regular) if self.diff.marks == Marks::Own && self.whiteout(directory, &entry.name)? => {}
                 _ => others.push(entry),
             }
         }
@@ -126,7 +127,7 @@ impl Walk<'_, '_> {
     fn whiteout(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<bool, SnapshotError> {
         let stat = self.at(name.to_bytes(), |walk| walk.stat(directory, name))?;
         let is_socket = Kind::of_mode(stat.st_mode) == Some(Kind::Socket);
-        if !is_socket && !is_whiteout(&stat) {
+        if !is_socket && !is_whiteout(directory, name, &stat, self.diff.marks) {
             return Ok(false);
         }
         if self.diff.has_parent && (!is_socket || self.is_below(name)?) {
@@ -197,11 +198,12 @@ impl Walk<'_, '_> {
             return Ok(());
         }
         let all = self.xattrs(Node::Open(file.as_fd()))?;
-        let was_copied_up = value(&all, self.diff.marks.origin()).is_some();
+        let was_copied_up = value(&all, self.diff.marks.origin()).is_some() && stat.st_nlink == 1;
+        let was_changed = value(&all, self.diff.marks.changed()).is_some();
         let mut entry = self.describe(EntryKind::Regular, &stat, all);
         entry.size = stat.st_size as u64;
         // A file with several names is kept: leaving one of them out would part it from the others.
-        if was_copied_up && stat.st_nlink == 1 && self.is_as_below(&entry, &stat, &file)? {
+        if (was_copied_up || was_changed) && self.is_as_below(&entry, &stat, &file)? {
             return Ok(());
         }
         self.write(&entry)?;
@@ -323,7 +325,7 @@ impl Walk<'_, '_> {
         Ok(!same_metadata(entry, &stat, all, ids))
     }
 
-    /// Whether a file that was copied up is still what it is below.
+    /// Whether a file that was there before is still what it is below.
     fn is_as_below(&mut self, entry: &Entry, stat: &Stat, file: &File) -> Result<bool, SnapshotError> {
         let path = self.path.clone();
         let ids = self.diff.ids;

@@ -87,6 +87,12 @@ pub enum SnapshotError {
         #[source]
         source: io::Error,
     },
+    /// A store whose snapshots this process cannot read or add to.
+    #[error("this store is of no use here: {why}")]
+    OthersStore {
+        /// What is different.
+        why: &'static str,
+    },
     /// The layer's tar could not be written.
     #[error("cannot write the layer")]
     Write(#[source] io::Error),
@@ -110,6 +116,7 @@ impl SnapshotError {
             Self::Unpack { source, .. } if source.raw_os_error() == Some(libc::EINVAL) => Some(
                 "the file's owner has no place in this user namespace: give the user more ids in /etc/subuid and /etc/subgid",
             ),
+            Self::OthersStore { .. } => Some("give another directory with --root, or remove this one"),
             Self::TooManyLayers { .. } => Some("put several RUN or COPY instructions into one"),
             _ => None,
         }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::error::SnapshotError;
 use super::ids::IdMode;
-use super::overlay::Marks;
+use super::marks::Marks;
 use super::path::{ContainerPath, push_component, relative_c_string, shown, split_parent};
 use super::rootfs::{Kind, open_subdirectory, read_directory};
 use super::stack::{Source, copy_directory, open_straight};

@@ -1,18 +1,21 @@
 //! Snapshots: what a step or a layer changed, kept as an overlayfs upper directory, and seen with what lies below it as
 //! one root filesystem.
 //!
-//! Owns overlay mounts, unpacking a layer, writing one, and every access to files of an image ([`Rootfs`]); the store
+//! Owns overlay mounts, and copies where nothing can be mounted; unpacking a layer, writing one, and every access to files of an image ([`Rootfs`]); the store
 //! keeps the directories and knows their parents. Everything an image brings is hostile: its archive, its symbolic
 //! links, its `/etc/passwd`.
 
 mod apply;
 mod archive;
 pub mod compressed;
+mod content;
+mod copies;
 mod deferred;
 mod diff;
 mod error;
 pub mod identity;
 mod ids;
+mod marks;
 mod merge;
 mod metadata;
 mod overlay;

@@ -4,7 +4,7 @@
 //! it, and it ends with the last descriptor of it, also when the process is killed.
 //! Source: Linux, Documentation/filesystems/overlayfs.rst; fsopen(2), open_tree(2).
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -17,6 +17,8 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change, open_tree,
 };
+
+use super::marks::Marks;
 
 /// Linux, `OVL_MAX_STACK`: overlayfs takes no more lower directories.
 pub(super) const MOST_LOWERS: usize = 500;
@@ -35,63 +37,17 @@ pub struct OverlayDirs {
     pub userxattr: bool,
 }
 
-/// Which extended attributes carry overlayfs' marks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Marks {
-    /// `trusted.overlay.*`: needs CAP_SYS_ADMIN in the first user namespace.
-    Trusted,
-    /// `user.overlay.*`: works in a user namespace, Linux 5.11.
-    User,
-}
-
-impl Marks {
-    /// What this process can use: whoever lives in a user namespace cannot write `trusted.*`.
-    pub(super) fn detect() -> io::Result<Self> {
-        let map = std::fs::read_to_string("/proc/self/uid_map")?;
-        let whole: Vec<&str> = map.split_whitespace().collect();
-        Ok(match whole == ["0", "0", "4294967295"] {
-            true => Self::Trusted,
-            false => Self::User,
-        })
-    }
-
-    /// The attribute that hides a directory's lower content.
-    pub(super) fn opaque(self) -> &'static CStr {
-        match self {
-            Self::Trusted => c"trusted.overlay.opaque",
-            Self::User => c"user.overlay.opaque",
-        }
-    }
-
-    /// The attribute that tells a copied-up file from a new one.
-    pub(super) fn origin(self) -> &'static CStr {
-        match self {
-            Self::Trusted => c"trusted.overlay.origin",
-            Self::User => c"user.overlay.origin",
-        }
-    }
-
-    /// The attribute of a directory that a merged layer keeps as it is below; the root of a merged layer has it, too.
-    /// As overlayfs' own attributes, overlayfs neither shows it nor copies it up.
-    pub(super) fn kept(self) -> &'static CStr {
-        match self {
-            Self::Trusted => c"trusted.overlay.builder.kept",
-            Self::User => c"user.overlay.builder.kept",
-        }
-    }
-
-    /// Features off that leave marks in the upper directory which a layer cannot express, or follow marks of an image.
-    fn options(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Trusted => &[
-                ("redirect_dir", "nofollow"),
-                ("metacopy", "off"),
-                ("index", "off"),
-                ("xino", "off"),
-            ],
-            // With `userxattr` the first two are off and cannot be set to anything else.
-            Self::User => &[("index", "off"), ("xino", "off")],
-        }
+/// Features off that leave marks in the upper directory which a layer cannot express, or follow marks of an image.
+fn features(marks: Marks) -> &'static [(&'static str, &'static str)] {
+    match marks {
+        Marks::Trusted => &[
+            ("redirect_dir", "nofollow"),
+            ("metacopy", "off"),
+            ("index", "off"),
+            ("xino", "off"),
+        ],
+        // With `userxattr` the first two are off and cannot be set to anything else.
+        Marks::User | Marks::Own => &[("index", "off"), ("xino", "off")],
     }
 }
 
@@ -133,7 +89,7 @@ fn mount_by(way: Way, lowers: &[PathBuf], access: Access<'_>, marks: Marks) -> r
     if marks == Marks::User {
         fsconfig_set_flag(context.as_fd(), "userxattr")?;
     }
-    for (key, value) in marks.options() {
+    for (key, value) in features(marks) {
         fsconfig_set_string(context.as_fd(), *key, *value)?;
     }
     for lower in lowers {
@@ -229,7 +185,7 @@ mod joined {
             }
             text.extend_from_slice(b",volatile");
         }
-        for (key, value) in marks.options() {
+        for (key, value) in super::features(marks) {
             text.extend_from_slice(format!(",{key}={value}").as_bytes());
         }
         if marks == Marks::User {
@@ -339,7 +295,7 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        let marks = Marks::detect().unwrap();
+        let marks = Marks::Trusted;
         for way in [Way::Descriptors, Way::Paths, Way::Joined] {
             let scratch = tempfile::tempdir().unwrap();
             let lowers = layers(scratch.path(), 3);
@@ -377,7 +333,7 @@ mod tests {
         }
         let scratch = tempfile::tempdir().unwrap();
         let lowers = layers(scratch.path(), MOST_LOWERS);
-        let view = mount_overlay(&lowers, Access::ReadOnly, Marks::detect().unwrap()).unwrap();
+        let view = mount_overlay(&lowers, Access::ReadOnly, Marks::Trusted).unwrap();
         let view = Rootfs::from_fd(view);
         assert_eq!(view.read_dir(&ContainerPath::root()).unwrap().len(), MOST_LOWERS + 1);
     }
@@ -389,7 +345,7 @@ mod tests {
         }
         let scratch = tempfile::tempdir().unwrap();
         let lowers = layers(scratch.path(), 2);
-        let mount = mount_overlay(&lowers, Access::ReadOnly, Marks::detect().unwrap()).unwrap();
+        let mount = mount_overlay(&lowers, Access::ReadOnly, Marks::Trusted).unwrap();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(scratch.path().to_str().unwrap()));
         drop(mount);

@@ -106,6 +106,20 @@ pub(super) fn split_parent(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// The path of an entry inside the destination: relative, without `.` and `..`. An absolute one counts from the root of
+/// the destination; one that `..` leads out of it is an error.
+pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for component in components(path) {
+        match component {
+            b".." if kept.pop().is_none() => return Err("its path leads out of the archive"),
+            b".." => {}
+            _ => kept.push(component),
+        }
+    }
+    Ok(kept.join(&b'/'))
+}
+
 /// A relative path that is known to have no NUL, as the kernel wants it; `.` when it is empty.
 pub(super) fn relative_c_string(path: &[u8]) -> CString {
     let bytes = if path.is_empty() { b"." } else { path };

@@ -11,17 +11,21 @@ use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::ids::{self, IdMode};
 use super::path::{ContainerPath, push_component};
+use crate::store::ScratchDir;
 
 /// A root filesystem: a directory, possibly of a detached mount that ends with the last descriptor of it.
 #[derive(Debug)]
 pub struct Rootfs {
     root: OwnedFd,
+    /// The tree that this is the root of, where it was put together for being looked at: it goes with the last who looks.
+    tree: Option<Arc<ScratchDir>>,
 }
 
 /// An access to a root filesystem that failed.
@@ -131,7 +135,7 @@ const MOST_SYMLINKS: usize = 40;
 impl Rootfs {
     /// The root filesystem whose root directory is `root`.
     pub fn from_fd(root: OwnedFd) -> Self {
-        Self { root }
+        Self { root, tree: None }
     }
 
     /// The root filesystem in the directory `path` of the host.
@@ -143,12 +147,21 @@ impl Rootfs {
         Ok(Self::from_fd(rustix::fs::openat(CWD, path, flags, Mode::empty())?))
     }
 
+    /// The same, and `tree` does not go before it.
+    pub(super) fn of_tree(self, tree: Arc<ScratchDir>) -> Self {
+        let tree = Some(tree);
+        Self { tree, ..self }
+    }
+
     /// A second handle on the same root.
     ///
     /// # Errors
     /// When the process has no descriptor left.
     pub fn try_clone(&self) -> std::io::Result<Self> {
-        Ok(Self::from_fd(self.root.try_clone()?))
+        Ok(Self {
+            root: self.root.try_clone()?,
+            tree: self.tree.clone(),
+        })
     }
 
     /// Gives the descriptor away: of a detached mount, for `move_mount(2)`.

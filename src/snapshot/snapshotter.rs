@@ -3,15 +3,18 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::apply::{Omission, Purpose, unpack};
 use super::archive::{ArchiveWriter, Limits};
+use super::copies::{Copies, Working, Workshop};
 use super::deferred::Deferred;
 use super::diff::{Diff, write_below, write_diff};
 use super::error::SnapshotError;
 use super::ids::IdMode;
+use super::marks::{Marks, Means};
 use super::merge::{Merged, Merging};
-use super::overlay::{self, Access, MOST_LOWERS, Marks, OverlayDirs};
+use super::overlay::{self, Access, MOST_LOWERS, OverlayDirs};
 use super::path::ContainerPath;
 use super::rootfs::{Owner, Rootfs};
 use super::stack::{Stacking, copy_directory};
@@ -24,6 +27,8 @@ pub struct Snapshotter {
     store: Store,
     ids: IdMode,
     marks: Marks,
+    /// Where nothing can be mounted.
+    copies: Option<Arc<Copies>>,
 }
 
 /// A snapshot in the making: a root filesystem that takes changes. Dropped before [`ActiveSnapshot::commit`], nothing of
@@ -31,8 +36,19 @@ pub struct Snapshotter {
 #[derive(Debug)]
 pub struct ActiveSnapshot {
     pending: PendingSnapshot,
-    lowers: Vec<PathBuf>,
-    marks: Marks,
+    body: Body,
+    snapshotter: Snapshotter,
+}
+
+/// What a snapshot in the making is a change of.
+#[derive(Debug)]
+enum Body {
+    /// These layers, topmost first, by an overlay.
+    Overlay(Vec<PathBuf>),
+    /// Nothing, and nothing can be mounted.
+    Bare,
+    /// A tree that was put together.
+    Working(Working),
 }
 
 /// A layer, unpacked on its own: to be put on its parents by [`Snapshotter::stack`]. Dropped before, nothing of it stays.
@@ -64,10 +80,31 @@ impl Snapshotter {
     /// A snapshotter on `store`, for a process that has the ids `ids`.
     ///
     /// # Errors
-    /// When `/proc` does not tell in which user namespace this process lives.
+    /// When `/proc` does not tell in which user namespace this process lives, or the store's snapshots are of another
+    /// form.
     pub fn new(store: Store, ids: IdMode) -> Result<Self, SnapshotError> {
-        let marks = Marks::detect().map_err(host("read", Path::new("/proc/self/uid_map")))?;
-        Ok(Self { store, ids, marks })
+        let marks = Marks::of(&store, Means::Mounts)?;
+        Ok(Self {
+            store,
+            ids,
+            marks,
+            copies: None,
+        })
+    }
+
+    /// A snapshotter for a process that may not mount: what others see through overlayfs is put together by copying.
+    ///
+    /// # Errors
+    /// As [`Snapshotter::new`]; a store on a file system that keeps no extended attributes.
+    pub fn by_copying(store: Store, ids: IdMode) -> Result<Self, SnapshotError> {
+        let marks = Marks::of(&store, Means::Copies)?;
+        let copies = Some(Arc::default());
+        Ok(Self {
+            store,
+            ids,
+            marks,
+            copies,
+        })
     }
 
     /// The ids that this process has.
@@ -80,18 +117,33 @@ impl Snapshotter {
     /// # Errors
     /// A parent that is gone, more layers than overlayfs takes, I/O errors.
     pub fn prepare(&self, parent: Option<SnapshotId>) -> Result<ActiveSnapshot, SnapshotError> {
-        let lowers = self.directories(parent)?;
+        let layers = self.layers(parent)?;
         let pending = self.store.begin_snapshot(parent)?;
-        if let Some(top) = lowers.first() {
+        let body = match &self.copies {
+            None => Body::Overlay(directories(layers)),
+            Some(_) if layers.is_empty() => Body::Bare,
+            Some(copies) => Body::Working(copies.working(self.workshop(), &layers)?),
+        };
+        if let Body::Overlay(lowers) = &body
+            && let Some(top) = lowers.first()
+        {
             let fs = pending.fs();
             let (from, to) = (open_root(top)?, open_root(&fs)?);
             copy_directory(from.as_fd(), to.as_fd(), self.ids).map_err(|errno| host("prepare", &fs)(errno.into()))?;
         }
         Ok(ActiveSnapshot {
             pending,
-            lowers,
-            marks: self.marks,
+            body,
+            snapshotter: self.clone(),
         })
+    }
+
+    fn workshop(&self) -> Workshop<'_> {
+        Workshop {
+            store: &self.store,
+            marks: self.marks,
+            ids: self.ids,
+        }
     }
 
     /// `snapshot` and what lies below it as one read-only tree, an empty one for `None`. It is mounted nowhere, and ends
@@ -100,7 +152,14 @@ impl Snapshotter {
     /// # Errors
     /// A snapshot that is gone, or a kernel that cannot mount overlays.
     pub fn view(&self, snapshot: Option<SnapshotId>) -> Result<Rootfs, SnapshotError> {
-        let layers = self.directories(snapshot)?;
+        let layers = self.layers(snapshot)?;
+        if let Some(copies) = &self.copies {
+            return match layers.as_slice() {
+                [(_, only)] => open_root(only),
+                _ => copies.view(self.workshop(), &layers),
+            };
+        }
+        let layers = directories(layers);
         let mounted = match layers.as_slice() {
             [] => overlay::mount_nothing(),
             [only] => overlay::mount_directory(only, Access::ReadOnly),
@@ -160,7 +219,7 @@ impl Snapshotter {
         diff: DiffId,
         chain: ChainId,
     ) -> Result<SnapshotId, SnapshotError> {
-        self.check_depth(self.directories(parent)?.len() + 1)?;
+        self.check_depth(self.layers(parent)?.len() + 1)?;
         let pending = self.store.begin_snapshot(parent)?;
         let (from, fs) = (UnpackedLayer::directory(&layer.scratch), pending.fs());
         std::fs::rename(&from, &fs).map_err(host("rename", &from))?;
@@ -191,7 +250,7 @@ impl Snapshotter {
         layer: SnapshotId,
         destination: &ContainerPath,
     ) -> Result<Merged, SnapshotError> {
-        self.check_depth(self.directories(parent)?.len() + 1)?;
+        self.check_depth(self.layers(parent)?.len() + 1)?;
         let record = self
             .store
             .snapshot(layer)?
@@ -261,14 +320,14 @@ impl Snapshotter {
         out.finish().map_err(SnapshotError::Write)
     }
 
-    /// The directories of `snapshot` and those below it, topmost first.
-    fn directories(&self, snapshot: Option<SnapshotId>) -> Result<Vec<PathBuf>, SnapshotError> {
+    /// `snapshot` and those below it with their directories, topmost first.
+    fn layers(&self, snapshot: Option<SnapshotId>) -> Result<Vec<(SnapshotId, PathBuf)>, SnapshotError> {
         let Some(snapshot) = snapshot else {
             return Ok(Vec::new());
         };
         let layers = self.store.ancestry(snapshot)?;
         self.check_depth(layers.len())?;
-        Ok(layers.into_iter().rev().map(|layer| layer.fs).collect())
+        Ok(layers.into_iter().rev().map(|layer| (layer.id, layer.fs)).collect())
     }
 
     fn check_depth(&self, layers: usize) -> Result<(), SnapshotError> {
@@ -297,10 +356,17 @@ impl ActiveSnapshot {
     /// The directories, for a sandbox that mounts them in its own mount namespace.
     pub fn overlay(&self) -> OverlayDirs {
         OverlayDirs {
-            lowers: self.lowers.clone(),
+            lowers: self.lowers().to_vec(),
             upper: self.pending.fs(),
             work: self.pending.work(),
-            userxattr: self.marks == Marks::User,
+            userxattr: self.snapshotter.marks == Marks::User,
+        }
+    }
+
+    fn lowers(&self) -> &[PathBuf] {
+        match &self.body {
+            Body::Overlay(lowers) => lowers,
+            Body::Bare | Body::Working(_) => &[],
         }
     }
 
@@ -310,17 +376,23 @@ impl ActiveSnapshot {
     /// # Errors
     /// A kernel that cannot mount overlays.
     pub fn mount(&self) -> Result<Rootfs, SnapshotError> {
+        match &self.body {
+            Body::Overlay(_) => {}
+            Body::Bare => return open_root(&self.pending.fs()),
+            Body::Working(working) => return working.open(),
+        }
         let (upper, work) = (self.pending.fs(), self.pending.work());
         let access = Access::Changes {
             upper: &upper,
             work: &work,
         };
         overlay::forget_volatile(&work).map_err(host("remove", &work.join("work/incompat")))?;
-        let mounted = match self.lowers.is_empty() {
+        let lowers = self.lowers();
+        let mounted = match lowers.is_empty() {
             true => overlay::mount_directory(&upper, access),
-            false => overlay::mount_overlay(&self.lowers, access, self.marks),
+            false => overlay::mount_overlay(lowers, access, self.snapshotter.marks),
         };
-        mounted.map(Rootfs::from_fd).map_err(mounting(self.lowers.len() + 1))
+        mounted.map(Rootfs::from_fd).map_err(mounting(lowers.len() + 1))
     }
 
     /// Keeps the changes. Nothing may write to the root filesystem any more.
@@ -328,8 +400,25 @@ impl ActiveSnapshot {
     /// # Errors
     /// Those of the store; nothing is kept then.
     pub fn commit(self) -> Result<SnapshotId, SnapshotError> {
-        Ok(self.pending.commit()?)
+        let Self {
+            pending,
+            body,
+            snapshotter,
+        } = self;
+        let Body::Working(working) = body else {
+            return Ok(pending.commit()?);
+        };
+        let working = Copies::write_changes(snapshotter.workshop(), working, &pending.fs())?;
+        let id = pending.commit()?;
+        if let Some(copies) = &snapshotter.copies {
+            copies.keep(id, working);
+        }
+        Ok(id)
     }
+}
+
+fn directories(layers: Vec<(SnapshotId, PathBuf)>) -> Vec<PathBuf> {
+    layers.into_iter().map(|(_, directory)| directory).collect()
 }
 
 fn open_root(path: &Path) -> Result<Rootfs, SnapshotError> {

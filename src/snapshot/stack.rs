@@ -12,14 +12,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::content;
 use super::deferred::Deferred;
 use super::error::SnapshotError;
 use super::ids::IdMode;
+use super::marks::Marks;
 use super::metadata::{Metadata, modified, timestamps};
-use super::overlay::Marks;
 use super::path::{components, push_component, relative_c_string, shown, split_parent};
 use super::rootfs::{Kind, Owner, make_directory, open_subdirectory, read_directory, resolve, walk};
-use super::whiteout::{is_whiteout, make_whiteout};
+use super::whiteout::{is_device, make_whiteout};
 use super::xattr::Node;
 
 /// A layer's directory and the tree below it.
@@ -174,7 +175,7 @@ impl Stacking<'_> {
         let root = open_subdirectory(below, c".")?;
         for entry in read_directory(root.as_fd())? {
             match rustix::fs::statat(self.layer, &entry.name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => make_whiteout(self.layer, &entry.name)?,
+                Err(Errno::NOENT) => make_whiteout(self.layer, &entry.name, self.marks)?,
                 Ok(stat) if Kind::of_mode(stat.st_mode) == Some(Kind::Directory) => {
                     let own = open_subdirectory(self.layer, &entry.name)?;
                     Node::Open(own.as_fd()).set(self.marks.opaque(), b"y")?;
@@ -204,14 +205,14 @@ impl Source<'_> {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(0o600);
             let mut copy = File::from(rustix::fs::openat(directory, name, flags, mode)?);
-            io::copy(&mut source, &mut copy)?;
+            content::copy(&mut source, &mut copy)?;
             metadata.give_to_open(copy.as_fd(), ids)?;
             return Ok(rustix::fs::futimens(&copy, &times)?);
         }
         if kind == Some(Kind::Symlink) {
             let target = rustix::fs::readlinkat(self.parent, self.name, Vec::new())?;
             rustix::fs::symlinkat(&target, directory, name)?;
-        } else if !is_whiteout(self.stat) {
+        } else if !is_device(self.stat) {
             let file_type = FileType::from_raw_mode(self.stat.st_mode);
             let mode = Mode::from_raw_mode(0o600);
             rustix::fs::mknodat(directory, name, file_type, mode, self.stat.st_rdev)?;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod changes;
+mod copies;
 mod hostile;
 mod merge;
 mod oracle;

@@ -33,6 +33,18 @@ impl Machine {
         }
     }
 
+    /// One that mounts nothing, with a store whose snapshots have the marks `marks`.
+    pub fn copying(marks: &str) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(&scratch.path().join("store")).unwrap();
+        std::fs::write(scratch.path().join("store/marks"), marks).unwrap();
+        Self {
+            scratch: scratch.path().to_path_buf(),
+            snapshotter: Snapshotter::by_copying(store, IdMode::Full).unwrap(),
+            _removed_at_the_end: Some(scratch),
+        }
+    }
+
     /// A new, empty directory.
     pub fn directory(&self, name: &str) -> PathBuf {
         let path = self.scratch.join(name);
