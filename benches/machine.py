@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import struct
@@ -38,10 +39,11 @@ with open(report, "w") as file:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What to start: the arguments and the whole environment (nothing is inherited)."""
+    """What to start: the arguments, the whole environment (nothing is inherited), and as whom; `None` is the caller."""
 
     arguments: list[str]
     environment: dict[str, str]
+    user: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,11 @@ def run_timed(command: Command, limit: float) -> Timing:
     with tempfile.TemporaryDirectory(prefix="timing-") as directory:
         report, output = pathlib.Path(directory, "report"), pathlib.Path(directory, "output")
         launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(report), str(output), *command.arguments]
-        process = subprocess.Popen(launcher, env=command.environment, start_new_session=True)
+        identity = {}
+        if command.user:
+            identity = {"user": command.user, "group": command.user, "extra_groups": []}
+            give_to(command.user, pathlib.Path(directory))
+        process = subprocess.Popen(launcher, env=command.environment, start_new_session=True, **identity)
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired as expired:
@@ -73,6 +79,12 @@ def run_timed(command: Command, limit: float) -> Timing:
             last = " | ".join(output.read_text(errors="replace").strip().splitlines()[-3:])
             raise OSError(f"{command.arguments[0]} ended with exit code {exit_code}: {last}")
         return Timing(seconds, peak)
+
+
+def give_to(user: str, *paths: pathlib.Path) -> None:
+    """Makes `paths` belong to `user` and the group of that name."""
+    for path in paths:
+        shutil.chown(path, user, user)
 
 
 def busy_share(interval: float) -> float:

@@ -19,17 +19,20 @@ class Program:
 
     name: str
     peak_is: str
+    # As whom its commands run; `None` is the caller.
+    user: str | None = None
 
     def __init__(self, scratch: pathlib.Path):
-        self.scratch = scratch / self.name.lower()
+        self.scratch = scratch / self.name.lower().replace(" ", "-")
         self.home = self.scratch / "home"
         self.home.mkdir(parents=True)
+        (self.scratch / "tmp").mkdir()
+        if self.user:
+            machine.give_to(self.user, self.scratch, self.home, self.scratch / "tmp")
 
     def environment(self, **more: str) -> dict[str, str]:
         """Nothing of the caller's but the search path; notably no SOURCE_DATE_EPOCH and no configuration."""
-        temporary = self.scratch / "tmp"
-        temporary.mkdir(exist_ok=True)
-        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "TMPDIR": str(temporary), **more}
+        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "TMPDIR": str(self.scratch / "tmp"), **more}
 
     def version(self) -> str:
         """One line that says what was measured."""
@@ -72,7 +75,7 @@ class Builder(Program):
 
     def command(self, *arguments: str) -> Command:
         environment = self.environment(BUILDER_ROOT=str(self.store), BUILDER_CONFIG=str(self.configuration))
-        return Command([self.binary, *arguments], environment)
+        return Command([self.binary, *arguments], environment, self.user)
 
     def version(self) -> str:
         command = self.command("--version")
@@ -90,13 +93,23 @@ class Builder(Program):
         return self.command("save", "-o", str(archive), tag)
 
 
+class RootlessBuilder(Builder):
+    """The same as an ordinary user."""
+
+    name = "builder rootless"
+
+    def __init__(self, scratch: pathlib.Path, binary: pathlib.Path, registry: str, user: str):
+        self.user = user
+        super().__init__(scratch, binary, registry)
+
+
 class BuildKit(Program):
     """buildctl and a buildkitd that runs already. Its whole cache is pruned, so give it a daemon kept for this."""
 
-    name = "BuildKit"
     peak_is = "buildctl and buildkitd, each one's peak, without its steps"
 
-    def __init__(self, scratch: pathlib.Path, buildctl: str, address: str):
+    def __init__(self, scratch: pathlib.Path, buildctl: str, address: str, name: str = "BuildKit"):
+        self.name = name
         super().__init__(scratch)
         self.control = [buildctl, "--addr", address]
         self.address = address

@@ -49,7 +49,15 @@ def arguments() -> argparse.Namespace:
         help="plain-HTTP registry that has library/busybox:latest and library/python:3.11-slim",
     )
     add("--builder", type=pathlib.Path, metavar="FILE", default=root / "target/release/builder", help="our program")
-    add("--buildkit-addr", metavar="ADDRESS", help="measure the buildkitd at this address; its whole cache is pruned")
+    add("--rootless-user", metavar="USER", help="measure our program as this ordinary user, too; needs root")
+    add(
+        "--buildkit-addr",
+        action="append",
+        default=[],
+        type=named_address,
+        metavar="[NAME=]ADDRESS",
+        help="measure the buildkitd at this address; its whole cache is pruned; may be repeated with other names",
+    )
     add("--buildctl", metavar="FILE", default="buildctl", help="the client of that buildkitd")
     add("--buildah", metavar="FILE", default="buildah", help="measured where it is found; '' for not at all")
     add("--docker-host", metavar="ADDRESS", help="measure the engine there; its cache and unused images are pruned")
@@ -66,7 +74,18 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.repetitions < 1:
         parser.error("--repetitions must be at least 1")
+    names = [name for name, _ in options.buildkit_addr]
+    if len(set(names)) < len(names):
+        parser.error("each --buildkit-addr needs a name of its own: NAME=ADDRESS")
     return options
+
+
+def named_address(text: str) -> tuple[str, str]:
+    """`NAME=ADDRESS`, or an address alone, which is plain BuildKit's."""
+    name, separator, address = text.rpartition("=")
+    if not address or (separator and not name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not [NAME=]ADDRESS")
+    return name or "BuildKit", address
 
 
 def find_programs(options: argparse.Namespace, scratch: pathlib.Path) -> list[programs.Program]:
@@ -74,8 +93,11 @@ def find_programs(options: argparse.Namespace, scratch: pathlib.Path) -> list[pr
     found: list[programs.Program] = []
     if options.builder.exists():
         found.append(programs.Builder(scratch, options.builder.resolve(), options.registry))
-    if options.buildkit_addr:
-        found.append(programs.BuildKit(scratch, options.buildctl, options.buildkit_addr))
+        if options.rootless_user:
+            user = options.rootless_user
+            found.append(programs.RootlessBuilder(scratch, options.builder.resolve(), options.registry, user))
+    for name, address in options.buildkit_addr:
+        found.append(programs.BuildKit(scratch, options.buildctl, address, name))
     if options.buildah and (buildah := shutil.which(options.buildah)):
         found.append(programs.Buildah(scratch, buildah, options.registry))
     if options.docker_host:
@@ -115,6 +137,8 @@ def measure(
     timing = machine.run_timed(program.build(context, tag), SAMPLE_LIMIT)
     peak = timing.peak + (machine.peak_of(daemon) if daemon else 0)
     with tempfile.TemporaryDirectory(prefix="archive-", dir=program.scratch) as directory:
+        if program.user:
+            machine.give_to(program.user, pathlib.Path(directory))
         archive = pathlib.Path(directory, "image.tar")
         machine.run_timed(program.save(context, tag, archive), SAMPLE_LIMIT)
         image.check(image.read_archive(archive), workload.expected(context))
@@ -174,6 +198,8 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="builder-bench-", dir=options.scratch)
         scratch = pathlib.Path(stack.enter_context(temporary))
+        # An ordinary user's program reads its context there.
+        scratch.chmod(0o755)
         if options.loop:
             scratch = stack.enter_context(machine.loop_filesystem(scratch, options.loop))
         stack.callback(machine.unmount_below, scratch)
