@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use builder::cancel::Cancel;
 use builder::executor::sandbox::{
     self, Access, Bytes, Confinement, Exit, Identity, Network, NewPrivileges, SandboxError, SandboxSpec, SetupFailure,
-    Stdio, TerminalSize, rootless,
+    Stage, Stdio, TerminalSize, Timing, rootless,
 };
 use builder::progress::Stream;
 use rustix::fs::CWD;
@@ -410,6 +410,30 @@ fn what_was_left_running_dies_at_once() {
 fn orphans_are_reaped() {
     let script = "for i in 1 2 3 4 5; do (busybox sleep 0.1 &); done; sleep 0.5; ps -o stat | grep -c Z; :";
     assert_eq!(World::new().run(script).succeeds(), "0\n");
+}
+
+#[test]
+fn the_stages_of_a_sandbox_are_told_to_those_who_ask() {
+    let world = World::new();
+    let run = |timing| {
+        let mut spec = world.spec("sleep 0.2");
+        spec.timing = timing;
+        sandbox::run(spec, &|_, _| (), &Cancel::new().unwrap()).unwrap().stages
+    };
+    assert!(run(Timing::Off).is_empty());
+    let stages = run(Timing::On);
+    assert!(stages.is_sorted_by_key(|moment| moment.at));
+    let at = |stage| stages.iter().find(|moment| moment.stage == stage).unwrap().at;
+    let chain = [
+        Stage::Begun,
+        Stage::NamespacesMade,
+        Stage::ProcMounted,
+        Stage::RootEntered,
+        Stage::Filtered,
+    ];
+    assert!(chain.map(at).is_sorted() && at(Stage::Filtered) < at(Stage::Ready));
+    assert!(at(Stage::Ended) - at(Stage::Ready) >= Duration::from_millis(200));
+    assert!(at(Stage::Ended) < at(Stage::Gone));
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn run_held(
             let mut running = sandbox::start(spec, Stdio::Terminal(size))?;
             match running.hear()? {
                 Heard::Terminal(inner) => terminal::drive(running, inner, input, output, &signals),
-                Heard::Ended => Ok(running.finish()?),
+                Heard::Ended | Heard::Noted => Ok(running.finish()?),
             }
         }
     }

@@ -17,6 +17,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::spec::SandboxSpec;
+use super::timeline::Moment;
 
 /// Linux, `SCM_MAX_FD`.
 const MOST_DESCRIPTORS: usize = 253;
@@ -60,6 +61,8 @@ pub(super) enum Report {
     Failed(SetupFailure),
     /// The process ended.
     Exited(Exit),
+    /// What one of the sandbox's processes noted.
+    Noted(Vec<Moment>),
 }
 
 /// Why a sandbox could not run its process.

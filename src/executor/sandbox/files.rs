@@ -19,6 +19,7 @@ use super::mounts::{
 };
 use super::spec::{Access, MemoryFile, SandboxMount, SandboxSpec, Source};
 use super::targets::{Kind, Made, Targets, is_procfs};
+use super::timeline::{Stage, Timeline};
 
 /// How often a path is looked up while others rename or mount.
 const MOST_LOOKS: usize = 10_000;
@@ -34,7 +35,7 @@ pub(super) struct Root {
 }
 
 /// Mounts everything. To be called in the sandbox's own mount and pid namespace, before any foreign code runs.
-pub(super) fn assemble(spec: &SandboxSpec) -> Result<Root, SetupFailure> {
+pub(super) fn assemble(spec: &SandboxSpec, timeline: &mut Timeline) -> Result<Root, SetupFailure> {
     let action = "make the mounts private";
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(SetupFailure::kernel(action))?;
@@ -48,9 +49,11 @@ pub(super) fn assemble(spec: &SandboxSpec) -> Result<Root, SetupFailure> {
         .try_clone()
         .map_err(|_| SetupFailure::kernel("copy a descriptor")(Errno::MFILE))?;
     let mut targets = Targets::new(root);
-    mount_kernel_files(&mut targets, spec)?;
+    timeline.note(Stage::RootAttached);
+    mount_kernel_files(&mut targets, spec, timeline)?;
     let dev = directory(&mut targets, spec, "/dev")?;
     let devices = devices::mount(dev.as_fd(), spec.shm_size).map_err(SetupFailure::kernel("mount /dev"))?;
+    timeline.note(Stage::DevMounted);
     for (index, mount) in spec.mounts.iter().enumerate() {
         mount_one(spec, index, &mut targets, &devices).map_err(|errno| SetupFailure::Mount {
             target: mount.target.clone(),
@@ -58,6 +61,7 @@ pub(super) fn assemble(spec: &SandboxSpec) -> Result<Root, SetupFailure> {
         })?;
     }
     let working_dir = open_working_dir(spec, &mut targets)?;
+    timeline.note(Stage::RestMounted);
     Ok(Root {
         targets,
         devices,
@@ -82,11 +86,14 @@ fn directory(targets: &mut Targets, spec: &SandboxSpec, path: &str) -> Result<Ow
         })
 }
 
-fn mount_kernel_files(targets: &mut Targets, spec: &SandboxSpec) -> Result<(), SetupFailure> {
+fn mount_kernel_files(targets: &mut Targets, spec: &SandboxSpec, timeline: &mut Timeline) -> Result<(), SetupFailure> {
     let proc = directory(targets, spec, "/proc")?;
     kernel_files::mount_proc(proc.as_fd(), spec.confinement).map_err(SetupFailure::kernel("mount /proc"))?;
+    timeline.note(Stage::ProcMounted);
     let sys = directory(targets, spec, "/sys")?;
-    kernel_files::mount_sys(sys.as_fd(), spec.confinement).map_err(SetupFailure::kernel("mount /sys"))
+    kernel_files::mount_sys(sys.as_fd(), spec.confinement).map_err(SetupFailure::kernel("mount /sys"))?;
+    timeline.note(Stage::SysMounted);
+    Ok(())
 }
 
 fn mount_one(spec: &SandboxSpec, index: usize, targets: &mut Targets, devices: &Devices) -> rustix::io::Result<()> {

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 use super::control::{self, Exit, Report, SetupFailure};
 use super::spec::SandboxSpec;
+use super::timeline::{Stage, Timeline};
 use super::{devices, files, program};
 
 /// Never returns.
@@ -17,17 +18,26 @@ pub(super) fn main(socket: BorrowedFd<'_>, spec: SandboxSpec, stdio: Vec<OwnedFd
     // Of the supervisor, which this process does not outlive. It may be gone already; then the socket tells.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let _ = rustix::thread::set_name(c"init");
-    match run(socket, spec, stdio) {
+    let mut timeline = Timeline::new(spec.timing);
+    timeline.note(Stage::InitStarted);
+    let outcome = run(socket, spec, stdio, &mut timeline);
+    timeline.send(socket);
+    match outcome {
         Ok(exit) => control::report(socket, &Report::Exited(exit), &[]),
         Err(failure) => control::report(socket, &Report::Failed(failure), &[]),
     }
     std::process::exit(0);
 }
 
-fn run(socket: BorrowedFd<'_>, mut spec: SandboxSpec, stdio: Vec<OwnedFd>) -> Result<Exit, SetupFailure> {
+fn run(
+    socket: BorrowedFd<'_>,
+    mut spec: SandboxSpec,
+    stdio: Vec<OwnedFd>,
+    timeline: &mut Timeline,
+) -> Result<Exit, SetupFailure> {
     // The sandbox's files are seen with the mode that the set-up says.
     rustix::process::umask(rustix::fs::Mode::empty());
-    let root = files::assemble(&spec)?;
+    let root = files::assemble(&spec, timeline)?;
     let streams = match spec.terminal {
         None => program::Streams::Descriptors(stdio),
         Some(size) => {
@@ -38,6 +48,7 @@ fn run(socket: BorrowedFd<'_>, mut spec: SandboxSpec, stdio: Vec<OwnedFd>) -> Re
         }
     };
     files::enter(&root)?;
+    timeline.note(Stage::RootEntered);
     let children = child_signals().map_err(SetupFailure::kernel("watch processes"))?;
     // SAFETY: this process has one thread, so the child may do whatever this one may.
     let pid = match unsafe { libc::fork() } {
@@ -49,10 +60,12 @@ fn run(socket: BorrowedFd<'_>, mut spec: SandboxSpec, stdio: Vec<OwnedFd>) -> Re
     spec.descriptors.clear();
     drop((streams, root.working_dir, root.devices));
     let exit = wait(socket, children.as_fd(), pid);
+    timeline.note(Stage::Ended);
     if !root.targets.is_clean() {
         end_all();
         root.targets.remove();
     }
+    timeline.note(Stage::Removed);
     Ok(exit)
 }
 

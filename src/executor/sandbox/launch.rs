@@ -16,6 +16,7 @@ use rustix::net::Shutdown;
 use super::control::{self, Exit, Report, SetupFailure};
 use super::mounts::{Depth, READ_ONLY, add_attributes};
 use super::spec::{SandboxSpec, Stdio};
+use super::timeline::{Moment, Stage, Timeline};
 use crate::cgroup::{CgroupError, Group};
 
 /// Why a sandbox gave no exit status.
@@ -69,17 +70,20 @@ pub struct Running {
     socket: OwnedFd,
     supervisor: Child,
     outcome: Option<Result<Exit, SetupFailure>>,
+    timeline: Timeline,
     /// Removed last: it must be empty then.
     group: Option<Group>,
 }
 
 /// How a sandbox ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ended {
     /// How the process did.
     pub exit: Exit,
     /// Whether the kernel ended processes of the sandbox because they took more memory than its limit.
     pub out_of_memory: bool,
+    /// When each stage was reached, in the order of time; empty unless [`SandboxSpec::timing`] is on.
+    pub stages: Vec<Moment>,
 }
 
 /// What a sandbox said.
@@ -87,6 +91,8 @@ pub struct Ended {
 pub enum Heard {
     /// This is the caller's end of the process's terminal.
     Terminal(OwnedFd),
+    /// Stages, which [`Running::finish`] will tell.
+    Noted,
     /// The process has ended, or will never run. Its output may still lie in its pipes.
     Ended,
 }
@@ -103,6 +109,8 @@ pub fn start(mut spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxErro
             Vec::new()
         }
     };
+    let mut timeline = Timeline::new(spec.timing);
+    timeline.note(Stage::Begun);
     let (socket, theirs) = control::pair().map_err(SandboxError::start)?;
     let program = executable().map_err(SandboxError::start)?;
     let group = match spec.group.is_empty() {
@@ -110,6 +118,7 @@ pub fn start(mut spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxErro
         // What this machine cannot limit, the user was told (`Group::missing`).
         false => Some(Group::create(&spec.group)?),
     };
+    timeline.note(Stage::GroupMade);
     if spec.group.memory.is_some() {
         spec.out_of_memory_score = Some(own_score());
     }
@@ -123,17 +132,20 @@ pub fn start(mut spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxErro
         .spawn()
         .map_err(SandboxError::start)?;
     // From here on, dropping this value ends the process.
-    let running = Running {
+    let mut running = Running {
         socket,
         supervisor,
         outcome: None,
+        timeline,
         group,
     };
+    running.timeline.note(Stage::Spawned);
     // Before it knows what to do: all that it starts is in the group too.
     if let Some(group) = &running.group {
         group.add(running.supervisor.id())?;
     }
     control::send_spec(running.socket.as_fd(), &spec, &streams).map_err(SandboxError::start)?;
+    running.timeline.note(Stage::Sent);
     Ok(running)
 }
 
@@ -147,7 +159,14 @@ impl Running {
             Some((Report::Terminal, Some(terminal))) => return Ok(Heard::Terminal(terminal)),
             // The first word counts: a process that could not become the program ends, too.
             Some((Report::Failed(failure), _)) => drop(self.outcome.get_or_insert(Err(failure))),
-            Some((Report::Exited(exit), _)) => drop(self.outcome.get_or_insert(Ok(exit))),
+            Some((Report::Exited(exit), _)) => {
+                self.timeline.note(Stage::Heard);
+                self.outcome.get_or_insert(Ok(exit));
+            }
+            Some((Report::Noted(moments), _)) => {
+                self.timeline.extend(moments);
+                return Ok(Heard::Noted);
+            }
             Some((Report::Terminal, None)) | None => {}
         }
         Ok(Heard::Ended)
@@ -174,7 +193,24 @@ impl Running {
         self.supervisor.wait().map_err(SandboxError::hear)?;
         let exit = self.outcome.take().ok_or(SandboxError::Killed)??;
         let out_of_memory = self.out_of_memory();
-        Ok(Ended { exit, out_of_memory })
+        let stages = self.stages()?;
+        Ok(Ended {
+            exit,
+            out_of_memory,
+            stages,
+        })
+    }
+
+    /// The notes of all processes, which are gone by now.
+    fn stages(&mut self) -> Result<Vec<Moment>, SandboxError> {
+        self.timeline.note(Stage::Gone);
+        let Some(mut stages) = self.timeline.take() else {
+            return Ok(Vec::new());
+        };
+        while let Heard::Noted = self.hear()? {}
+        stages.extend(self.timeline.take().unwrap_or_default());
+        stages.sort_by_key(|moment| moment.at);
+        Ok(stages)
     }
 
     /// Hears one message more; the end of them is an answer, too.
@@ -184,6 +220,7 @@ impl Running {
             Heard::Ended if self.outcome.is_none() && self.out_of_memory() => Ok(Some(Ok(Ended {
                 exit: Exit::Signal(libc::SIGKILL),
                 out_of_memory: true,
+                stages: Vec::new(),
             }))),
             Heard::Ended if self.outcome.is_none() => Ok(Some(Err(SandboxError::Killed))),
             _ => Ok(None),

@@ -30,6 +30,7 @@ mod seccomp;
 mod spec;
 mod supervisor;
 mod targets;
+mod timeline;
 
 pub use control::{Emulator, Exit, SetupFailure};
 pub use launch::{Ended, Heard, Running, SandboxError, start};
@@ -40,6 +41,7 @@ pub use spec::{
     Access, Bytes, Confinement, Identity, Limit, LimitedResource, MemoryFile, Network, NewPrivileges, SandboxMount,
     SandboxSpec, Source, Stdio, TerminalSize,
 };
+pub use timeline::{Moment, Stage, Timing};
 
 /// How to have programs for other processors run.
 pub const EMULATION: &str = "install the package qemu-user-static, which registers QEMU's emulators with the kernel";

@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit};
 
 use super::control::{self, Emulator, Report, SetupFailure};
 use super::spec::{Limit, LimitedResource, NewPrivileges, SandboxSpec};
+use super::timeline::{Stage, Timeline};
 use super::{capabilities, machine, rootless, seccomp};
 
 /// Where programs are looked for without a `PATH`: Docker's default.
@@ -36,19 +37,35 @@ pub(super) enum Streams {
 
 /// Never returns: becomes the program, or says why not.
 pub(super) fn main(socket: BorrowedFd<'_>, spec: &SandboxSpec, streams: &Streams, working_dir: &OwnedFd) -> ! {
-    let failure = become_program(spec, streams, working_dir);
+    let failure = become_program(socket, spec, streams, working_dir);
     control::report(socket, &Report::Failed(failure), &[]);
     std::process::exit(127);
 }
 
-fn become_program(spec: &SandboxSpec, streams: &Streams, working_dir: &OwnedFd) -> SetupFailure {
-    match prepare(spec, streams, working_dir) {
-        Ok(()) => execute(spec),
+fn become_program(
+    socket: BorrowedFd<'_>,
+    spec: &SandboxSpec,
+    streams: &Streams,
+    working_dir: &OwnedFd,
+) -> SetupFailure {
+    let mut timeline = Timeline::new(spec.timing);
+    timeline.note(Stage::ProgramStarted);
+    match prepare(spec, streams, working_dir, &mut timeline) {
+        Ok(()) => {
+            timeline.note(Stage::Ready);
+            timeline.send(socket);
+            execute(spec)
+        }
         Err(failure) => failure,
     }
 }
 
-fn prepare(spec: &SandboxSpec, streams: &Streams, working_dir: &OwnedFd) -> Result<(), SetupFailure> {
+fn prepare(
+    spec: &SandboxSpec,
+    streams: &Streams,
+    working_dir: &OwnedFd,
+    timeline: &mut Timeline,
+) -> Result<(), SetupFailure> {
     let kernel = |action: &'static str| move |errno| SetupFailure::kernel(action)(errno);
     reset_signals();
     // A session of its own, with the terminal as its own where there is one.
@@ -71,7 +88,9 @@ fn prepare(spec: &SandboxSpec, streams: &Streams, working_dir: &OwnedFd) -> Resu
         rustix::thread::set_no_new_privs(true).map_err(kernel("forbid new privileges"))?;
     }
     // The filter needs CAP_SYS_ADMIN to be installed, and lets everything through that follows here.
+    timeline.note(Stage::Prepared);
     seccomp::install(spec.confinement).map_err(kernel("install the system call filter"))?;
+    timeline.note(Stage::Filtered);
     set_user(spec)?;
     capabilities::take(spec.confinement).map_err(kernel("set capabilities"))?;
     // Whatever was inherited or overlooked ends here (CVE-2024-21626).

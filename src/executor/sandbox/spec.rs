@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::timeline::Timing;
 use crate::cgroup;
 pub use crate::graph::Access;
 
@@ -43,6 +44,8 @@ pub struct SandboxSpec {
     /// Where memory is limited, how readily the kernel ends the program: the caller's own value (proc(5),
     /// `oom_score_adj`). The sandbox's own processes are spared as far as may be, so that the end can be told.
     pub(super) out_of_memory_score: Option<i32>,
+    /// Whether the stages of its making are noted.
+    pub timing: Timing,
     /// A terminal of this size in place of the three standard streams.
     pub terminal: Option<TerminalSize>,
     /// The root, then the bind mounts' trees.
@@ -67,6 +70,7 @@ impl SandboxSpec {
             limits: Vec::new(),
             group: cgroup::Limits::default(),
             out_of_memory_score: None,
+            timing: Timing::Off,
             terminal: None,
             descriptors: vec![root],
         }

@@ -12,10 +12,12 @@ use rustix::thread::UnshareFlags;
 
 use super::control::{self, Report, SetupFailure};
 use super::spec::{Network, SandboxSpec};
+use super::timeline::{self, Stage, Timeline};
 use super::{init, rootless};
 
 /// Never returns. Standard input is the socket to the caller.
 pub(super) fn main() -> ! {
+    let begun = timeline::now();
     // Whatever the caller's death signal means to others, here it is the end.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     // Neither this process nor those forked from it can be looked into from inside, and dumps of them, which hold
@@ -32,9 +34,13 @@ pub(super) fn main() -> ! {
     let Ok((spec, stdio)) = control::receive_spec(socket.as_fd()) else {
         std::process::exit(125);
     };
-    if let Err(failure) = supervise(socket.as_fd(), spec, stdio) {
+    let mut timeline = Timeline::new(spec.timing);
+    timeline.note_at(Stage::Executed, || begun);
+    timeline.note(Stage::Received);
+    if let Err(failure) = supervise(socket.as_fd(), spec, stdio, &mut timeline) {
         control::report(socket.as_fd(), &Report::Failed(failure), &[]);
     }
+    timeline.send(socket.as_fd());
     std::process::exit(0);
 }
 
@@ -45,12 +51,17 @@ fn take_socket() -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn supervise(socket: BorrowedFd<'_>, spec: SandboxSpec, stdio: Vec<OwnedFd>) -> Result<(), SetupFailure> {
+fn supervise(
+    socket: BorrowedFd<'_>,
+    spec: SandboxSpec,
+    stdio: Vec<OwnedFd>,
+    timeline: &mut Timeline,
+) -> Result<(), SetupFailure> {
     if spec.out_of_memory_score.is_some() {
         // An ordinary user may not.
         let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     }
-    enter_namespaces(&spec)?;
+    enter_namespaces(&spec, timeline)?;
     // SAFETY: this process has one thread, so the child may do whatever this one may.
     let pid = match unsafe { libc::fork() } {
         -1 => return Err(SetupFailure::kernel("start init")(super::mounts::last_errno())),
@@ -71,11 +82,12 @@ fn supervise(socket: BorrowedFd<'_>, spec: SandboxSpec, stdio: Vec<OwnedFd>) -> 
     // Init has ended, or the caller has left: in both cases nothing may be left of the sandbox.
     let _ = rustix::process::pidfd_send_signal(&init, Signal::KILL);
     let _ = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
+    timeline.note(Stage::InitGone);
     Ok(())
 }
 
 /// The order of unshare(2)'s work is the kernel's; the pid namespace is that of the children only.
-fn enter_namespaces(spec: &SandboxSpec) -> Result<(), SetupFailure> {
+fn enter_namespaces(spec: &SandboxSpec, timeline: &mut Timeline) -> Result<(), SetupFailure> {
     let mut namespaces = UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
         | UnshareFlags::NEWIPC
@@ -87,11 +99,14 @@ fn enter_namespaces(spec: &SandboxSpec) -> Result<(), SetupFailure> {
     // SAFETY: no flag among them separates the descriptors of threads, and there is one thread.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }.map_err(SetupFailure::kernel("make namespaces"))?;
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(SetupFailure::kernel("set the host name"))?;
+    timeline.note(Stage::NamespacesMade);
     match &spec.network {
-        Network::Host => Ok(()),
-        Network::None => raise_loopback().map_err(SetupFailure::kernel("bring up the loopback device")),
-        Network::Connected { namespace } => connect(spec, *namespace),
+        Network::Host => {}
+        Network::None => raise_loopback().map_err(SetupFailure::kernel("bring up the loopback device"))?,
+        Network::Connected { namespace } => connect(spec, *namespace)?,
     }
+    timeline.note(Stage::NetworkEntered);
+    Ok(())
 }
 
 fn connect(spec: &SandboxSpec, namespace: usize) -> Result<(), SetupFailure> {
