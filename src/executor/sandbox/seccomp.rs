@@ -4,6 +4,8 @@
 //! call known here gets `ENOSYS`, so that programs fall back to older ones. Sources: seccomp(2), bpf(4);
 //! Linux, `arch/x86/entry/syscalls/`.
 
+use std::collections::BTreeMap;
+
 use rustix::io::{Errno, Result};
 
 use super::rootless;
@@ -162,74 +164,112 @@ fn answer(action: u32) -> libc::sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, action, 0, 0)
 }
 
-/// `test` (`BPF_JEQ`, `BPF_JGT`, `BPF_JSET`) on what was loaded, with `action` where it holds.
-fn answer_if(test: u32, operand: u32, action: u32) -> [libc::sock_filter; 2] {
-    [
-        instruction(libc::BPF_JMP | test | libc::BPF_K, operand, 0, 1),
-        answer(action),
-    ]
+/// What becomes of a call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Rule {
+    /// Always this answer.
+    Answer(u32),
+    /// The answer of the first test that the call's first argument passes: `BPF_JEQ`, `BPF_JSET`; otherwise the last.
+    ByArgument(Vec<(u32, u32, u32)>, u32),
 }
 
 fn translate(confinement: Confinement, ownership: Ownership) -> Vec<libc::sock_filter> {
     let mut program = vec![load(ARCHITECTURE)];
     for architecture in ARCHITECTURES {
-        let calls = calls(architecture, confinement, ownership);
-        // A conditional jump reaches 255 instructions, an unconditional one as many as there are.
-        program.push(instruction(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            architecture.audit,
-            1,
-            0,
-        ));
-        program.push(instruction(libc::BPF_JMP | libc::BPF_JA, calls.len() as u32, 0, 0));
+        let rules = rules(architecture, confinement, ownership);
+        let ranges: Vec<(u32, &Rule)> = rules.iter().map(|(first, rule)| (*first, rule)).collect();
+        let mut calls = vec![load(NUMBER)];
+        calls.extend(search(&ranges));
+        program.extend(jump(libc::BPF_JEQ, architecture.audit, Where::OverIfNot, calls.len()));
         program.extend(calls);
     }
     program.push(answer(libc::SECCOMP_RET_KILL_PROCESS));
     program
 }
 
-/// The part of the program for one architecture: always answers.
-fn calls(architecture: &Architecture, confinement: Confinement, ownership: Ownership) -> Vec<libc::sock_filter> {
-    let mut program = vec![load(NUMBER)];
-    if ownership == Ownership::Squashed {
-        program.extend(
-            architecture
-                .ownership
-                .iter()
-                .flat_map(|call| answer_if(libc::BPF_JEQ, *call, SUCCEED)),
-        );
-    }
+/// The rules of one architecture by the first call that each holds for: up to the next one's, the last without end.
+fn rules(architecture: &Architecture, confinement: Confinement, ownership: Ownership) -> BTreeMap<u32, Rule> {
+    let allow = Rule::Answer(ALLOW);
+    let mut single = BTreeMap::new();
+    let mut rest = allow.clone();
     if confinement == Confinement::Default {
-        // Among the unknown are those of x32, which begin at 0x40000000.
-        program.extend(answer_if(libc::BPF_JGT, NEWEST, UNKNOWN));
-        program.extend(answer_if(libc::BPF_JEQ, CLONE3, UNKNOWN));
         let refused = architecture.refused.iter().chain(&REFUSED_SINCE_424);
-        program.extend(refused.flat_map(|call| answer_if(libc::BPF_JEQ, *call, REFUSE)));
-        let new_namespaces = answer_if(libc::BPF_JSET, NEW_NAMESPACES, REFUSE);
-        program.extend(by_argument(architecture.clone, new_namespaces.into(), ALLOW));
-        let sockets = REFUSED_SOCKETS
-            .iter()
-            .flat_map(|family| answer_if(libc::BPF_JEQ, *family, REFUSE));
-        program.extend(by_argument(architecture.socket, sockets.collect(), ALLOW));
-        let personalities = PERSONALITIES
-            .iter()
-            .flat_map(|persona| answer_if(libc::BPF_JEQ, *persona, ALLOW));
-        program.extend(by_argument(architecture.personality, personalities.collect(), REFUSE));
+        single.extend(refused.map(|call| (*call, Rule::Answer(REFUSE))));
+        single.insert(CLONE3, Rule::Answer(UNKNOWN));
+        let new_namespaces = vec![(libc::BPF_JSET, NEW_NAMESPACES, REFUSE)];
+        single.insert(architecture.clone, Rule::ByArgument(new_namespaces, ALLOW));
+        let sockets = REFUSED_SOCKETS.map(|family| (libc::BPF_JEQ, family, REFUSE));
+        single.insert(architecture.socket, Rule::ByArgument(sockets.into(), ALLOW));
+        let personalities = PERSONALITIES.map(|persona| (libc::BPF_JEQ, persona, ALLOW));
+        single.insert(architecture.personality, Rule::ByArgument(personalities.into(), REFUSE));
+        // Among the unknown are those of x32, which begin at 0x40000000.
+        rest = Rule::Answer(UNKNOWN);
     }
-    program.push(answer(ALLOW));
-    program
+    if ownership == Ownership::Squashed {
+        let calls = architecture.ownership.iter();
+        single.extend(calls.map(|call| (*call, Rule::Answer(SUCCEED))));
+    }
+    let mut ranges = BTreeMap::from([(0, allow.clone()), (NEWEST + 1, rest)]);
+    for (call, rule) in single {
+        ranges.insert(call, rule);
+        ranges.entry(call + 1).or_insert_with(|| allow.clone());
+    }
+    let mut before = None;
+    ranges.retain(|_, rule| before.replace(rule.clone()).as_ref() != Some(rule));
+    ranges
 }
 
-/// For `call`: `tests` on its first argument, and `otherwise`. Goes on for other calls.
-fn by_argument(call: u32, tests: Vec<libc::sock_filter>, otherwise: u32) -> Vec<libc::sock_filter> {
-    let skip = tests.len() as u8 + 2;
-    let mut program = vec![
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call, 0, skip),
-        load(FIRST_ARGUMENT),
-    ];
-    program.extend(tests);
-    program.push(answer(otherwise));
-    program
+/// Finds the rule by halves: the kernel tries every call there is when a filter is installed, to remember those that are
+/// allowed whatever their arguments, and walking along the whole list takes it longer than all else.
+fn search(ranges: &[(u32, &Rule)]) -> Vec<libc::sock_filter> {
+    match ranges {
+        [] => Vec::new(),
+        [(_, Rule::Answer(action))] => vec![answer(*action)],
+        [(_, Rule::ByArgument(tests, otherwise))] => {
+            let tests = tests.iter().flat_map(|(test, operand, action)| {
+                let over = instruction(libc::BPF_JMP | test | libc::BPF_K, *operand, 0, 1);
+                [over, answer(*action)]
+            });
+            [load(FIRST_ARGUMENT)]
+                .into_iter()
+                .chain(tests)
+                .chain([answer(*otherwise)])
+                .collect()
+        }
+        ranges => {
+            let (lower, upper) = ranges.split_at(ranges.len() / 2);
+            let below = search(lower);
+            let mut program = jump(libc::BPF_JGE, upper[0].0, Where::OverIf, below.len());
+            program.extend(below);
+            program.extend(search(upper));
+            program
+        }
+    }
+}
+
+/// When a jump leads over what follows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Where {
+    OverIf,
+    OverIfNot,
+}
+
+/// A jump over `length` instructions. A conditional one reaches 255 of them, an unconditional one as many as there are.
+fn jump(test: u32, operand: u32, over: Where, length: usize) -> Vec<libc::sock_filter> {
+    let conditional = |distance, otherwise| {
+        let (if_true, if_false) = match over {
+            Where::OverIf => (distance, otherwise),
+            Where::OverIfNot => (otherwise, distance),
+        };
+        instruction(libc::BPF_JMP | test | libc::BPF_K, operand, if_true, if_false)
+    };
+    match u8::try_from(length) {
+        Ok(length) => vec![conditional(length, 0)],
+        Err(_) => vec![
+            conditional(0, 1),
+            instruction(libc::BPF_JMP | libc::BPF_JA, length as u32, 0, 0),
+        ],
+    }
 }
 
 #[cfg(test)]
@@ -245,7 +285,7 @@ mod tests {
             let code = u32::from(code);
             let holds = match code & 0xf0 {
                 libc::BPF_JEQ => accumulator == k,
-                libc::BPF_JGT => accumulator > k,
+                libc::BPF_JGE => accumulator >= k,
                 _ => accumulator & k != 0,
             };
             match code & 7 {
@@ -291,6 +331,30 @@ mod tests {
             );
         }
         assert_eq!(ask(&program, 1, 0, 0), libc::SECCOMP_RET_KILL_PROCESS);
+    }
+
+    #[test]
+    fn every_call_of_a_range_is_decided_in_few_steps() {
+        let architecture = &ARCHITECTURES[0];
+        let rules = rules(architecture, Confinement::Default, Ownership::Real);
+        let listed: Vec<u32> = architecture.refused.iter().chain(&REFUSED_SINCE_424).copied().collect();
+        let program = translate(Confinement::Default, Ownership::Real);
+        for call in 0..=NEWEST {
+            let is_special = [
+                CLONE3,
+                architecture.clone,
+                architecture.socket,
+                architecture.personality,
+            ]
+            .contains(&call);
+            let expected = if listed.contains(&call) { REFUSE } else { ALLOW };
+            assert!(
+                is_special || ask(&program, architecture.audit, call, 0) == expected,
+                "{call}"
+            );
+        }
+        let depth = rules.len().next_power_of_two().ilog2();
+        assert!(depth <= 7, "{} ranges", rules.len());
     }
 
     #[test]
