@@ -2,8 +2,10 @@
 //!
 //! Owns the meaning of keys and records; knows nothing of Dockerfiles, and leaves bytes on disk to `store`.
 
+mod difference;
 mod key;
 
+pub use difference::{Difference, Role, differences, distance, is_same_deed, role, summary};
 pub use key::{CacheKey, InputIdentity, InputKey, KEY_VERSION, Preimage, PreimageError, definition_key};
 
 use crate::store::{Result, SnapshotId, Store, StoredRecord};
@@ -68,6 +70,62 @@ impl Cache {
             created,
         })?;
         Ok(key)
+    }
+
+    /// What a key is made of, where that is remembered.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn preimage(&self, key: CacheKey) -> Result<Option<Preimage>> {
+        let stored = self.store.preimage(&key.0)?;
+        let decoded = stored.and_then(|bytes| Preimage::decode(&bytes).ok());
+        Ok(decoded.filter(|preimage| preimage.key() == key))
+    }
+
+    /// Remembers what keys are made of that have no record: of steps that failed, and of base images.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn remember<'a>(&self, preimages: impl IntoIterator<Item = &'a Preimage>, now: i64) -> Result<()> {
+        let encoded = preimages.into_iter().map(Preimage::encode);
+        let rows: Vec<_> = encoded.map(|bytes| (*blake3::hash(&bytes).as_bytes(), bytes)).collect();
+        match rows.is_empty() {
+            true => Ok(()),
+            false => self.store.put_preimages(&rows, now),
+        }
+    }
+
+    /// The record from `latest` (seconds since 1970) or before that is the least different from `preimage`, of those that
+    /// `counts` lets pass.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn nearest(
+        &self,
+        preimage: &Preimage,
+        latest: i64,
+        counts: impl Fn(CacheKey, &Preimage) -> bool,
+    ) -> Result<Option<CacheRecord>> {
+        let mut nearest = None;
+        self.store.each_record(latest, |stored| {
+            let key = CacheKey(stored.key);
+            let Some(old) = Preimage::decode(&stored.preimage).ok() else {
+                return;
+            };
+            let Some(distance) = distance(&old, preimage).filter(|_| counts(key, &old)) else {
+                return;
+            };
+            if nearest.as_ref().is_none_or(|(least, _)| distance < *least) {
+                let record = CacheRecord {
+                    key,
+                    snapshot: stored.snapshot,
+                    preimage: old,
+                    created: stored.created,
+                };
+                nearest = Some((distance, record));
+            }
+        })?;
+        Ok(nearest.map(|(_, record)| record))
     }
 }
 

@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod diagnostic;
 mod difference;
+mod explanation;
 mod failure;
 mod format;
 mod interrupt;

@@ -26,13 +26,14 @@ impl SelectedSource {
             // It lands under its own name, or under one that stands in the operation.
             describe(hash, &self.name, &self.metadata, regard);
             finish_file(hash, digest);
+            self.content = digest;
             return Ok(());
         }
         // Of a directory that is copied only what it holds lands anywhere.
         hash.update(b"contents")
             .update(&(self.entries.len() as u64).to_le_bytes());
-        let digests = self.digest_entries(root, cache)?;
-        for (index, (entry, digest)) in self.entries.iter().zip(digests).enumerate() {
+        self.digest_entries(root, cache)?;
+        for (index, entry) in self.entries.iter().enumerate() {
             describe(hash, &entry.path, &entry.metadata, regard);
             field(hash, &entry.target);
             hash.update(&[u8::from(entry.role == Role::Ancestor)]);
@@ -45,27 +46,21 @@ impl SelectedSource {
                 Some(first) => {
                     hash.update(b"link").update(&(*first as u64).to_le_bytes());
                 }
-                None => finish_file(hash, digest),
+                None => finish_file(hash, entry.content),
             }
         }
         Ok(())
     }
 
-    fn digest_entries(
-        &mut self,
-        root: BorrowedFd<'_>,
-        cache: Option<&StatCache>,
-    ) -> Result<Vec<Option<FileDigest>>, SelectionError> {
+    /// Notes what each file holds; the further names of a file are left out.
+    fn digest_entries(&mut self, root: BorrowedFd<'_>, cache: Option<&StatCache>) -> Result<(), SelectionError> {
         let (base, hard_links) = (&self.path, &self.hard_links);
         self.entries
             .par_iter_mut()
             .enumerate()
             .with_min_len(64)
-            .map(|(index, entry)| match hard_links.contains_key(&index) {
-                true => Ok(None),
-                false => refresh_entry(root, base, entry, cache),
-            })
-            .collect()
+            .filter(|(index, _)| !hard_links.contains_key(index))
+            .try_for_each(|(_, entry)| refresh_entry(root, base, entry, cache))
     }
 }
 
@@ -74,11 +69,11 @@ fn refresh_entry(
     base: &[u8],
     entry: &mut Entry,
     cache: Option<&StatCache>,
-) -> Result<Option<FileDigest>, SelectionError> {
-    match entry.metadata.kind {
-        FileKind::Regular => refresh(root, &join(base, &entry.path), &mut entry.metadata, cache),
-        _ => Ok(None),
+) -> Result<(), SelectionError> {
+    if entry.metadata.kind == FileKind::Regular {
+        entry.content = refresh(root, &join(base, &entry.path), &mut entry.metadata, cache)?;
     }
+    Ok(())
 }
 
 /// Digests a file that may have changed since it was found, and notes its present status.

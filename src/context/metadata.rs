@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
+use super::stat_cache::FileDigest;
+
 /// What kind of file it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FileKind {
@@ -177,6 +179,8 @@ pub struct Entry {
     pub target: Box<[u8]>,
     /// A directory's extended attributes. A file's are read with its content.
     pub xattrs: Vec<Xattr>,
+    /// What a file holds; `None` for all else, and before the selection is digested.
+    pub content: Option<FileDigest>,
     /// Why it is there.
     pub role: Role,
 }

@@ -7,6 +7,7 @@ mod content;
 mod digest;
 mod glob;
 mod ignore;
+mod listing;
 mod local;
 mod metadata;
 mod near;
@@ -19,6 +20,7 @@ pub mod xattr;
 
 pub use glob::{Glob, has_wildcard};
 pub use ignore::{DirectoryMatches, IgnoreError, IgnoreRules, Rule};
+pub use listing::{FileChange, Listing};
 pub use local::{ContextError, DigestedSelection, LocalContext, ignore_rules};
 pub use metadata::{
     Entry, FileKind, Metadata, Modes, Role, Timestamp, Xattr, join, open_beneath, open_directory_beneath, parent_of,

@@ -16,7 +16,7 @@ use super::metadata::{Entry, FileKind, Metadata, Modes, Role, join, open_directo
 use super::near::near;
 use super::pattern::PatternError;
 use super::resolve::{ResolveError, Resolved, clean, resolve};
-use super::stat_cache::StatCache;
+use super::stat_cache::{FileDigest, StatCache};
 use super::walk::{Filter, WalkError, walk};
 
 /// What is asked for.
@@ -89,6 +89,8 @@ pub struct SelectedSource {
     pub path: Vec<u8>,
     /// Its status.
     pub metadata: Metadata,
+    /// What a file holds; `None` for all else, and before the selection is digested.
+    pub content: Option<FileDigest>,
     /// What a directory holds: each directory before what is in it, names by their bytes; paths below `path`.
     pub entries: Vec<Entry>,
     /// Entries that are further names of an earlier one: index of the name, index of the first.
@@ -360,6 +362,7 @@ impl Resolver<'_> {
             name,
             path: found.path,
             metadata: found.metadata,
+            content: None,
             hard_links: hard_links(&entries),
             entries,
         }))

@@ -196,6 +196,7 @@ fn look_at(
         metadata,
         target,
         xattrs: Vec::new(),
+        content: None,
         role,
     };
     Ok(Some(Found {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::error::{HistoryError, failed};
-use super::journal::{BuildId, BuildOutcome, Entry, StepOutcome, Subject, read};
+use super::journal::{BuildId, BuildOutcome, Entry, StepCause, StepOutcome, Subject, read};
 use super::keeping;
 use crate::oci::Digest;
 use crate::store::Store;
@@ -67,6 +67,8 @@ pub struct Step {
     pub name: String,
     /// Its lines in the Dockerfile, from 1; `None` where they are not known.
     pub lines: Option<(usize, usize)>,
+    /// Why it was begun; `None` where it was not, and where that only fetched something.
+    pub cause: Option<StepCause>,
     /// How far it came.
     pub state: StepState,
     /// Why it failed.
@@ -246,9 +248,9 @@ impl Build {
     fn learn(&mut self, entry: Entry, unfinished: StepState) {
         match entry {
             Entry::Begun { .. } => {}
-            Entry::StepStarted { number, name } => {
+            Entry::StepStarted { number, name, cause } => {
                 let step = self.step_of(number, name);
-                step.state = unfinished;
+                (step.state, step.cause) = (unfinished, cause);
             }
             Entry::StepFinished {
                 number,
@@ -295,6 +297,7 @@ impl Build {
                     number,
                     name,
                     lines: None,
+                    cause: None,
                     state: StepState::Running,
                     error: None,
                     exit_code: None,
@@ -326,7 +329,11 @@ mod tests {
         let recorder = Recorder::new(store, Subject::default(), &Silent);
         for (index, name) in names.iter().enumerate() {
             let (step, name) = (StepId(index * 10), (*name).into());
-            recorder.report(Event::StepStarted { step, name });
+            recorder.report(Event::StepStarted {
+                step,
+                name,
+                cause: crate::progress::Cause::Fetch,
+            });
         }
         recorder.finish(&Finish::Done(Digest::of(b"image")));
         // Names sort by milliseconds.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::HistoryError;
 use crate::oci::Digest;
-use crate::progress::Outcome;
+use crate::progress::{Cause, Outcome};
 
 /// The journal's name in its build's directory.
 pub(super) const JOURNAL: &str = "build.jsonl";
@@ -99,6 +99,8 @@ pub(super) enum Entry {
     StepStarted {
         number: usize,
         name: String,
+        #[serde(default)]
+        cause: Option<StepCause>,
     },
     StepFinished {
         number: usize,
@@ -117,6 +119,40 @@ pub(super) enum Entry {
         /// Whether something that a step wrote, or how it ended, is missing.
         incomplete: bool,
     },
+}
+
+/// Why a step was begun, and under which key its result is known: 64 hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StepCause {
+    /// The key.
+    pub key: String,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a step that has a key was begun; see [`Cause`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// No result was known.
+    Unknown,
+    /// It was asked for: `--no-cache`.
+    Asked,
+    /// It stands on what was asked for.
+    OnAsked,
+}
+
+impl StepCause {
+    pub(super) fn of(cause: Cause) -> Option<Self> {
+        let (key, why) = match cause {
+            Cause::Unknown(key) => (key, Why::Unknown),
+            Cause::Asked(key) => (key, Why::Asked),
+            Cause::OnAsked(key) => (key, Why::OnAsked),
+            Cause::Fetch => return None,
+        };
+        let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Self { key, why })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -233,6 +269,7 @@ mod tests {
         Entry::StepStarted {
             number,
             name: format!("[1/2] RUN \"{number}\"\nx"),
+            cause: StepCause::of(Cause::Asked([1; 32])),
         }
     }
 

@@ -12,5 +12,5 @@ mod recorder;
 
 pub use builds::{Build, BuildState, Step, StepState, find, list, open_log, remove, remove_all};
 pub use error::HistoryError;
-pub use journal::{BuildId, Subject};
+pub use journal::{BuildId, StepCause, Subject, Why};
 pub use recorder::{FailedStep, Finish, Recorder};

@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime};
 
 use super::builds::log_name;
 use super::error::{HistoryError, failed};
-use super::journal::{BuildId, BuildOutcome, Entry, Journal, Subject, milliseconds};
+use super::journal::{BuildId, BuildOutcome, Entry, Journal, StepCause, Subject, milliseconds};
 use super::keeping;
 use crate::oci::Digest;
 use crate::progress::{Event, LONGEST_PIECE, Outcome, Progress, StepId};
@@ -120,6 +120,14 @@ impl<'a> Recorder<'a> {
         self.state().failed.clone()
     }
 
+    /// The build's id, once it is recorded.
+    pub fn build(&self) -> Option<BuildId> {
+        match &self.state().record {
+            Record::Written(written) => Some(written.id.clone()),
+            Record::NotYet(_) | Record::Impossible => None,
+        }
+    }
+
     /// By which build and number a step is found in the record.
     pub fn place_of(&self, step: StepId) -> Option<(BuildId, usize)> {
         let state = self.state();
@@ -163,11 +171,15 @@ impl Trouble {
 impl State {
     fn hear(&mut self, store: &Store, event: &Event) -> Result<(), Trouble> {
         match event {
-            Event::StepStarted { step, name } => {
+            Event::StepStarted { step, name, cause } => {
                 let number = self.heard(*step).number;
                 let begun = self.begin(store);
                 let name = String::from(&**name);
-                begun.and(self.add(Entry::StepStarted { number, name }))
+                begun.and(self.add(Entry::StepStarted {
+                    number,
+                    name,
+                    cause: StepCause::of(*cause),
+                }))
             }
             Event::StepOutput { step, line, .. } => self.log(*step, line),
             Event::StepFinished {
@@ -367,7 +379,7 @@ mod tests {
 
     use super::super::builds::{BuildState, StepState, find, list};
     use super::*;
-    use crate::progress::{Silent, Stream};
+    use crate::progress::{Cause, Silent, Stream};
 
     fn subject() -> Subject {
         Subject {
@@ -382,6 +394,7 @@ mod tests {
         Event::StepStarted {
             step: StepId(step),
             name: format!("[{step}/9] RUN {step}").into(),
+            cause: Cause::Unknown([7; 32]),
         }
     }
 

@@ -2,12 +2,14 @@
 //!
 //! Tells the whole story, one call for each part of it; `contexts` opens what is copied from, `bases` finds base images,
 //! `layouts` those that lie on disk, `sources` whatever else is named and lies elsewhere, `remote` a main context that does.
+//! `explain` says afterwards why steps ran.
 
 mod annotations;
 mod bases;
 mod calls;
 mod contexts;
 mod dockerfile;
+mod explain;
 mod foresee;
 mod layouts;
 mod platforms;
@@ -15,6 +17,7 @@ mod remote;
 mod sources;
 
 pub use calls::{CallError, CallRequest, Checked, Target, check, outline, targets};
+pub use explain::{Change, ExplainError, Explanation, Reason, explain};
 pub use foresee::{Forecast, foresee};
 pub use remote::{ContextAddress, FetchError, FetchedContext, fetch_context};
 

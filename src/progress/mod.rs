@@ -40,6 +40,19 @@ pub enum Outcome {
     Cancelled,
 }
 
+/// Why a step is begun. Keys are those of its result (`cache::CacheKey`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// No result is known under its key.
+    Unknown([u8; 32]),
+    /// It was asked for, whether a result is known or not: `--no-cache`.
+    Asked([u8; 32]),
+    /// It stands on something that was asked for, which came out otherwise than before.
+    OnAsked([u8; 32]),
+    /// It only fetches what others need.
+    Fetch,
+}
+
 /// Something that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -49,6 +62,8 @@ pub enum Event {
         step: StepId,
         /// Its name.
         name: Arc<str>,
+        /// Why.
+        cause: Cause,
     },
     /// A step that began waits for another process that runs the same step.
     StepWaiting {

@@ -7,6 +7,7 @@
 //! Owns the order of work and the decision to run; what an operation does is the executor's, what a key means the
 //! cache's. Knows nothing of Dockerfiles.
 
+mod account;
 mod error;
 mod foresee;
 mod keys;
@@ -19,6 +20,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use account::listings;
 pub use error::{SolveError, StepError};
 pub use foresee::{Prospect, foresee};
 

@@ -11,6 +11,7 @@ use crate::graph::{Graph, Op, VertexId};
 use crate::progress::{Event, Outcome, StepId};
 use crate::store::SnapshotId;
 
+use super::account;
 use super::keys::Keys;
 use super::lookup::{Decision, Made};
 use super::step::{Finished, Step};
@@ -52,6 +53,7 @@ pub(super) fn run(
         }
     });
     let state = schedule.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    account::remember(graph, keys, &state.begun, &state.failed, services);
     match state.failure {
         Some(failure) => Err(failure),
         None if state.unfinished > 0 => Err(SolveError::Cancelled),
@@ -105,6 +107,9 @@ struct State {
     results: BTreeMap<VertexId, Made>,
     reports: Vec<(VertexId, StepReport)>,
     failure: Option<SolveError>,
+    /// Vertices that were begun, and those of them that failed.
+    begun: Vec<VertexId>,
+    failed: Vec<VertexId>,
 }
 
 enum Job {
@@ -138,6 +143,8 @@ impl State {
             digesting: 0,
             reports: Vec::new(),
             failure: None,
+            begun: Vec::new(),
+            failed: Vec::new(),
         }
     }
 }
@@ -200,11 +207,13 @@ impl Schedule<'_> {
             self.services.progress.report(Event::StepStarted {
                 step,
                 name: name.clone(),
+                cause: account::cause(self.graph, self.keys, id),
             });
         }
         let begun = Instant::now();
         let inputs = {
-            let state = self.state();
+            let mut state = self.state();
+            state.begun.push(id);
             vertex
                 .inputs
                 .iter()
@@ -270,6 +279,7 @@ impl Schedule<'_> {
                 }
             }
             Err(source) => {
+                state.failed.push(id);
                 if !self.services.cancel.is_cancelled() {
                     let (name, lines, source) = (report.name, report.lines, Box::new(source));
                     state.failure = Some(SolveError::Step { name, lines, source });

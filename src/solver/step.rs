@@ -10,6 +10,7 @@ use crate::progress::{Event, StepId};
 use crate::snapshot::{ContainerPath, Replaced, Rootfs};
 use crate::store::SnapshotId;
 
+use super::account;
 use super::keys::{Keyed, Keys, Selector};
 use super::lookup::Made;
 use super::{Services, StepError};
@@ -108,6 +109,7 @@ impl Step<'_> {
         if self.services.cancel.is_cancelled() {
             return Err(StepError::Cancelled);
         }
+        account::keep_listings(self.graph, self.keys, self.id, self.services.store);
         let inputs = self.executor_inputs()?;
         let Services {
             store,
@@ -238,7 +240,7 @@ fn identity_of(snapshot: Option<SnapshotId>) -> [u8; 32] {
 }
 
 /// Seconds since 1970.
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     time::OffsetDateTime::now_utc().unix_timestamp()
 }
 

@@ -67,6 +67,7 @@ impl Store {
                 collected.blobs += 1;
             }
             forget_layers(transaction, &needed).map_err(failed)?;
+            forget_preimages(transaction).map_err(failed)?;
             Ok(collected)
         })?;
         collected.bytes = disk_usage(trash.path()).during("read", trash.path())?;
@@ -190,6 +191,15 @@ fn forget_layers(transaction: &Transaction, needed: &Needed) -> rusqlite::Result
         (),
     )?;
     Ok(())
+}
+
+/// Forgets all but the newest of what is remembered for explanations alone.
+fn forget_preimages(transaction: &Transaction) -> rusqlite::Result<usize> {
+    const MOST: i64 = 10_000;
+    transaction.execute(
+        "DELETE FROM preimages WHERE key NOT IN (SELECT key FROM preimages ORDER BY created DESC LIMIT ?1)",
+        [MOST],
+    )
 }
 
 /// The bytes that a directory's files take; each name of a file with several has its part.

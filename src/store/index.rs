@@ -5,7 +5,7 @@
 //! [`Store::sync`](super::Store::sync) is listed in the table `volatile`, so that the first process after a reboot can
 //! drop what the disk may hold in part.
 //!
-//! Format 2. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
+//! Format 3. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
 //! store takes all steps too.
 
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ CREATE INDEX records_by_snapshot ON records (snapshot);
 ";
 
 /// From each format to the next, beginning with format 1.
-const UPGRADES: [&str; 1] = [
+const UPGRADES: [&str; 2] = [
     // Images for several platforms, and images with annotations of their own.
     "
 ALTER TABLE images ADD COLUMN config BLOB;
@@ -71,6 +71,10 @@ CREATE TABLE members (
     image BLOB NOT NULL REFERENCES images (id), platform TEXT NOT NULL, annotations TEXT, PRIMARY KEY (list, position)
 ) WITHOUT ROWID;
 CREATE INDEX members_by_image ON members (image);
+",
+    // What keys were made of that no record stands for: steps that failed, base images.
+    "
+CREATE TABLE preimages (key BLOB PRIMARY KEY, preimage BLOB NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
 ",
 ];
 

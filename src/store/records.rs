@@ -62,6 +62,60 @@ impl Store {
         }
     }
 
+    /// All records that were made at `latest` (seconds since 1970) or before, handed to `take` one by one, the newest
+    /// first. Whether their snapshots are still there is not looked at.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn each_record(&self, latest: i64, mut take: impl FnMut(StoredRecord)) -> Result<()> {
+        self.index().read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT key, snapshot, preimage, created FROM records WHERE created <= ?1 ORDER BY created DESC, rowid DESC",
+            )?;
+            let mut rows = statement.query([latest])?;
+            while let Some(row) = rows.next()? {
+                take(StoredRecord {
+                    key: row.get(0)?,
+                    snapshot: SnapshotId::from_sql(row.get(1)?),
+                    preimage: row.get(2)?,
+                    created: row.get(3)?,
+                });
+            }
+            Ok(())
+        })
+    }
+
+    /// Remembers what keys are made of for which there is no record, or none yet: (key, preimage).
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn put_preimages(&self, preimages: &[([u8; 32], Vec<u8>)], created: i64) -> Result<()> {
+        self.index().write(|transaction| {
+            let mut insert = transaction
+                .prepare_cached("INSERT OR REPLACE INTO preimages (key, preimage, created) VALUES (?1, ?2, ?3)")?;
+            for (key, preimage) in preimages {
+                insert.execute((key, preimage, created))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What a key is made of, by a record or by [`Store::put_preimages`].
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn preimage(&self, key: &[u8; 32]) -> Result<Option<Vec<u8>>> {
+        self.index().read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT preimage FROM records WHERE key = ?1
+                     UNION ALL SELECT preimage FROM preimages WHERE key = ?1 LIMIT 1",
+                )?
+                .query_row([key], |row| row.get(0))
+                .optional()
+        })
+    }
+
     /// Forgets a record; whether there was one.
     ///
     /// # Errors

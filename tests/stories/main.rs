@@ -15,6 +15,7 @@ mod build_with_cache;
 mod build_with_stages;
 mod check_a_dockerfile;
 mod copy_files;
+mod explain_a_build;
 mod format_a_dockerfile;
 mod give_arguments;
 mod in_an_unprivileged_pod;

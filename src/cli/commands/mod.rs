@@ -2,6 +2,7 @@
 
 mod build;
 mod containers;
+mod explain;
 mod fmt;
 mod history;
 mod images;
@@ -31,6 +32,7 @@ pub(super) enum Command {
     Run(Box<run::Arguments>),
     Plan(Box<plan::Arguments>),
     Fmt(fmt::Arguments),
+    Explain(explain::Arguments),
     History(history::Arguments),
     Images(images::Arguments),
     Inspect(inspect::Arguments),
@@ -53,6 +55,7 @@ impl Command {
             Command::Plan(arguments) => return plan::run(*arguments, global),
             Command::Fmt(arguments) => return fmt::run(&arguments),
             Command::History(arguments) => history::run(&arguments, global),
+            Command::Explain(arguments) => explain::run(&arguments, global),
             Command::Images(arguments) => images::run(&arguments, global),
             Command::Inspect(arguments) => inspect::run(&arguments, global),
             Command::Tag(arguments) => tag::run(&arguments, global),

@@ -51,7 +51,7 @@ impl State {
 
     fn write(&mut self, out: &mut Vec<u8>, event: Event) -> std::io::Result<()> {
         match event {
-            Event::StepStarted { step, name } => {
+            Event::StepStarted { step, name, .. } => {
                 let number = self.step(step).number;
                 writeln!(out, "#{number} {}", printable(name.as_bytes(), false))
             }
@@ -123,7 +123,8 @@ mod tests {
         assert_eq!(
             say(Event::StepStarted {
                 step: StepId(7),
-                name: name.clone()
+                name: name.clone(),
+                cause: crate::progress::Cause::Fetch,
             }),
             "#1 [2/3] RUN make\n"
         );

@@ -127,7 +127,7 @@ impl Progress for Tree {
     fn report(&self, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
-            Event::StepStarted { step, name } => {
+            Event::StepStarted { step, name, .. } => {
                 let name = console_width_cut(&printable(name.as_bytes(), false));
                 let bar = self.begin(&name);
                 state.steps.insert(

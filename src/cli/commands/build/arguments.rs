@@ -102,6 +102,9 @@ pub(in crate::cli) struct Arguments {
     /// How progress is shown.
     #[arg(long, env = "BUILDKIT_PROGRESS", default_value = "auto", value_name = "STYLE")]
     pub(super) progress: Style,
+    /// Say at the end, for each step that ran, why no earlier result served. `builder explain` says so later.
+    #[arg(long)]
+    pub(super) explain: bool,
     /// Show nothing but the image's id.
     #[arg(short, long)]
     pub(super) quiet: bool,

@@ -93,6 +93,9 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
         };
         let built = pipeline::build(&request, workshop).map_err(|error| {
             recorder.finish(&recording::finish_of(&error));
+            if arguments.explain {
+                recording::explain(&recorder, workshop.store);
+            }
             report::build_failure(&source, error).hinted(recording::where_the_rest_is(&recorder))
         })?;
         for message in report::warning_lines(&source, &built.warnings) {
@@ -103,6 +106,9 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
             Ok(_) => Finish::Done(built.id),
             Err(failure) => Finish::Failed(failure.message().to_owned()),
         });
+        if arguments.explain {
+            recording::explain(&recorder, workshop.store);
+        }
         tell::tell(&arguments, &built, sent?.as_ref())?;
         Ok(ExitCode::SUCCESS)
     })
