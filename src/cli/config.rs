@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use super::failure::Failure;
+use super::isolation::Way;
 use crate::context::Modes;
 use crate::registry::RegistryConfig;
 
@@ -24,6 +25,8 @@ pub(super) struct Config {
     /// Which permission bits files of build contexts have.
     #[serde(rename = "copy-mode")]
     pub copy_mode: Option<CopyMode>,
+    /// How steps and containers are kept apart from the machine.
+    pub isolation: Option<Way>,
     /// `[registry."docker.io"]` and its kin.
     #[serde(default)]
     pub registry: RegistryConfig,
@@ -74,6 +77,7 @@ impl Config {
         {
             config.root = own.root.or(config.root);
             config.jobs = own.jobs.or(config.jobs);
+            config.isolation = own.isolation.or(config.isolation);
             config.copy_mode = own.copy_mode.or(config.copy_mode);
             config.registry.overlay(own.registry);
         }

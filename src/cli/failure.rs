@@ -197,7 +197,7 @@ impl From<ExportError> for Failure {
 
 impl From<RootlessError> for Failure {
     fn from(error: RootlessError) -> Self {
-        Failure::of(Fault::Environment, &error)
+        Failure::of(Fault::Environment, &error).hint(super::isolation::way_out())
     }
 }
 

@@ -57,6 +57,7 @@ impl LimitArguments {
             shm_size: self.shm_size.map(|size| size.0).filter(|bytes| *bytes > 0),
             limits: self.ulimits.iter().map(|limit| limit.0).collect(),
             group: self.group(),
+            ..Resources::default()
         };
         if resources.group.is_empty() {
             return Ok((resources, Vec::new()));

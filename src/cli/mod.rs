@@ -11,6 +11,7 @@ mod explanation;
 mod failure;
 mod format;
 mod interrupt;
+mod isolation;
 mod limits;
 mod output;
 mod progress;

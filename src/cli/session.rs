@@ -6,12 +6,14 @@ use clap::Args;
 
 use super::config::Config;
 use super::failure::Failure;
+use super::isolation::{self, IsolationArguments};
 use crate::cancel::Cancel;
-use crate::executor::sandbox::rootless::{Identities, enter_user_namespace, has_single_id};
+use crate::executor::sandbox::rootless::{Identities, RootlessError, enter_user_namespace, has_single_id};
+use crate::executor::sandbox::{Isolation, end_leftovers, missing_for_chroot};
 use crate::oci::Platform;
 use crate::pull::{Looker, PullPolicy, Puller};
 use crate::registry::{Client, Credentials};
-use crate::snapshot::{IdMode, Snapshotter};
+use crate::snapshot::{IdMode, SnapshotError, Snapshotter};
 use crate::store::{ImageRecord, IndexRecord, Store, StoredImage};
 
 /// Options that every command takes.
@@ -30,26 +32,63 @@ pub(super) struct Session {
     pub config: Config,
     pub store: Store,
     pub snapshotter: Snapshotter,
+    /// How processes are to be kept apart.
+    pub isolation: Isolation,
     identities: Identities,
 }
 
+/// What a session is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    /// Nothing of an image is executed: however its files are reached, nobody is less safe.
+    Storage,
+    /// Processes run.
+    Processes(Isolation),
+}
+
 impl Session {
-    /// Reads the configuration, becomes root of a user namespace where the caller is not root, and opens the store.
-    /// To be called before threads are started.
+    /// Reads the configuration, becomes root of a user namespace where the caller is not root, and opens the store, for a
+    /// command that executes nothing. To be called before threads are started.
     pub fn open(global: &GlobalOptions) -> Result<Self, Failure> {
+        Self::open_for(global, Config::load()?, Purpose::Storage)
+    }
+
+    /// The same for a command that runs processes.
+    pub fn open_for_processes(global: &GlobalOptions, isolation: &IsolationArguments) -> Result<Self, Failure> {
         let config = Config::load()?;
+        let way = isolation.way.or(config.isolation).unwrap_or_default();
+        Self::open_for(global, config, Purpose::Processes(way.into()))
+    }
+
+    fn open_for(global: &GlobalOptions, config: Config, purpose: Purpose) -> Result<Self, Failure> {
         let root = match global.root.clone().or_else(|| config.root.clone()) {
             Some(root) => root,
             None => default_root()?,
         };
-        let identities = enter_user_namespace()?;
+        let (identities, means) = identify(purpose)?;
         let store = Store::open(&root)?;
         let ids = if has_single_id() { IdMode::Single } else { IdMode::Full };
-        let snapshotter = Snapshotter::new(store.clone(), ids)?;
+        let snapshotter = match means {
+            Means::Mounts => match Snapshotter::new(store.clone(), ids) {
+                Err(SnapshotError::OthersStore { .. }) if purpose == Purpose::Storage => {
+                    Snapshotter::by_copying(store.clone(), ids)
+                }
+                made => made,
+            },
+            Means::Copies => {
+                end_leftovers(&store.root().join("tmp"));
+                Snapshotter::by_copying(store.clone(), ids)
+            }
+        }?;
+        let isolation = match purpose {
+            Purpose::Storage => Isolation::default(),
+            Purpose::Processes(isolation) => isolation,
+        };
         Ok(Self {
             config,
             store,
             snapshotter,
+            isolation,
             identities,
         })
     }
@@ -122,6 +161,32 @@ impl Session {
     /// A puller into the store.
     pub fn puller(&self, cancel: &Cancel) -> Puller {
         Puller::new(self.client(cancel), self.store.clone())
+    }
+}
+
+/// How the files of images are reached.
+enum Means {
+    Mounts,
+    Copies,
+}
+
+/// Becomes whoever does the work, and says by what means.
+fn identify(purpose: Purpose) -> Result<(Identities, Means), Failure> {
+    let is_root = rustix::process::geteuid().is_root();
+    if purpose == Purpose::Processes(Isolation::Chroot) {
+        let identities = match is_root {
+            true => Identities::Root,
+            // Where there are namespaces after all: in one of its own anybody is root.
+            false => enter_user_namespace()?,
+        };
+        isolation::check_chroot()?;
+        return Ok((identities, Means::Copies));
+    }
+    match enter_user_namespace() {
+        Err(RootlessError::Refused { .. }) if purpose == Purpose::Storage && missing_for_chroot().is_empty() => {
+            Ok((Identities::Root, Means::Copies))
+        }
+        entered => Ok((entered?, Means::Mounts)),
     }
 }
 

@@ -119,6 +119,18 @@ impl Forwarding {
         })
     }
 
+    /// The socket's directory, and its name there, for who may not mount.
+    pub(super) fn place(&self) -> Result<(OwnedFd, Vec<u8>), AgentError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(CWD, self.scratch.path(), flags, Mode::empty());
+        let opened = opened.map_err(|errno| AgentError::Socket {
+            action: "open",
+            id: self.id.clone(),
+            source: errno.into(),
+        })?;
+        Ok((opened, b"agent".to_vec()))
+    }
+
     /// The socket as a detached mount.
     pub(super) fn tree(&self) -> Result<OwnedFd, AgentError> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags, renameat_with};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -81,12 +81,51 @@ impl Held {
     }
 }
 
+impl Held {
+    /// What steps see, for who may not mount.
+    pub(super) fn directory(&self) -> Result<OwnedFd, CacheMountError> {
+        self.open(&self.data)
+    }
+
+    /// The directory that holds `path` of the cache, and its name there: `/` is the whole cache. No link is followed.
+    pub(super) fn part(&self, path: &str) -> Result<(OwnedFd, Vec<u8>), CacheMountError> {
+        let (above, name) = path.trim_end_matches('/').rsplit_once('/').unwrap_or(("", path));
+        let (Some(outside), false) = (self.data.parent(), name.trim_matches('/').is_empty()) else {
+            let outside = self.data.parent().unwrap_or(&self.data);
+            return Ok((self.open(outside)?, b"data".to_vec()));
+        };
+        let data = self.open(outside).and_then(|outside| {
+            let inside = format!("data/{}", above.trim_start_matches('/'));
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            rustix::fs::openat2(outside, inside, flags, Mode::empty(), how).map_err(self.failed(&self.data))
+        })?;
+        Ok((data, name.as_bytes().to_vec()))
+    }
+
+    fn open(&self, path: &Path) -> Result<OwnedFd, CacheMountError> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(self.failed(path))
+    }
+
+    fn failed<'a>(&'a self, path: &'a Path) -> impl FnOnce(Errno) -> CacheMountError + 'a {
+        move |errno| CacheMountError::Io {
+            id: self.id.clone(),
+            action: "open",
+            path: path.to_owned(),
+            source: errno.into(),
+        }
+    }
+}
+
 /// Fills a directory that a new cache starts from: makes the file or directory that is given.
 pub(super) type Seed<'a> = &'a dyn Fn(&Path) -> Result<(), FileError>;
 
 /// A cache as one step asks for it.
 pub(super) struct Wanted<'a> {
     pub(super) cache: &'a CacheMount,
+    /// With whom it is shared.
+    pub(super) sharing: Sharing,
     /// What it starts from and how that is known; `None` for an empty directory.
     pub(super) seed: Option<([u8; 32], Seed<'a>)>,
 }
@@ -123,7 +162,7 @@ pub(super) fn open(
         directory: parent.join(format!("{name}-{copy}")),
     };
     let id = || wanted.cache.id.clone();
-    match wanted.cache.sharing {
+    match wanted.sharing {
         Sharing::Shared => wait(cancel, waiting, || place(0).open(wanted, File::try_lock_shared))?,
         Sharing::Locked => wait(cancel, waiting, || place(0).open(wanted, File::try_lock))?,
         Sharing::Private => {
@@ -266,7 +305,16 @@ mod tests {
     }
 
     fn take(store: &Store, cache: &CacheMount, cancel: &Cancel) -> Result<Held, CacheMountError> {
-        open(store, &Wanted { cache, seed: None }, cancel, &|| {})
+        open(
+            store,
+            &Wanted {
+                cache,
+                sharing: cache.sharing,
+                seed: None,
+            },
+            cancel,
+            &|| {},
+        )
     }
 
     fn entries(store: &Store) -> Vec<String> {
@@ -344,6 +392,7 @@ mod tests {
         let content = |identity: u8, seed: Seed<'_>| {
             let wanted = Wanted {
                 cache: &cache,
+                sharing: cache.sharing,
                 seed: Some(([identity; 32], seed)),
             };
             let held = open(&store, &wanted, &cancel, &|| {}).unwrap();

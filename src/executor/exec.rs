@@ -11,7 +11,7 @@ use super::agent::{AgentError, Agents};
 use super::cache_mount::CacheMountError;
 use super::file::{FileError, Input};
 use super::networking::{self, NetworkingError};
-use super::sandbox::{self, Bytes, Confinement, Ended, Exit, Limit, SandboxError, SandboxSpec};
+use super::sandbox::{self, Bytes, Confinement, Ended, Exit, Isolation, Limit, SandboxError, SandboxSpec};
 use super::step_mounts::Scene;
 use crate::cancel::Cancel;
 use crate::cgroup;
@@ -82,6 +82,8 @@ pub struct Resources {
     pub limits: Vec<Limit>,
     /// `--memory` and its kin.
     pub group: cgroup::Limits,
+    /// `--isolation`.
+    pub isolation: Isolation,
 }
 
 /// Why a process gave no snapshot.
@@ -207,6 +209,7 @@ impl ExecTask<'_> {
             })?;
         let args = self.op.args.iter().map(|word| word.clone().into_bytes()).collect();
         let mut spec = SandboxSpec::new(tree, args);
+        spec.isolation = self.resources.isolation;
         spec.env = self.environment(&identity.home.to_string_lossy());
         spec.working_dir = self.op.working_dir.clone();
         spec.hostname = self.op.hostname.clone().unwrap_or_else(|| HOSTNAME.into());

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::sandbox::{Access, Confinement, Network, SandboxSpec};
+use super::sandbox::{Access, Confinement, Isolation, Network, SandboxSpec};
 use crate::graph::{ExtraHost, HostAddress, NetworkMode};
 use crate::network::{Lease, NetworkError, NetworkOnDemand};
 
@@ -83,8 +83,8 @@ fn add<'n>(
     access: Access,
 ) -> Result<Option<Lease<'n>>, NetworkingError> {
     let mut lease = match mode {
-        NetworkMode::Default => Some(network.lease()?),
-        NetworkMode::Host | NetworkMode::None => None,
+        NetworkMode::Default if spec.isolation == Isolation::Sandbox => Some(network.lease()?),
+        NetworkMode::Default | NetworkMode::Host | NetworkMode::None => None,
     };
     if let Some(lease) = lease.as_mut().filter(|_| spec.confinement == Confinement::Insecure) {
         lease.spoil();
@@ -105,7 +105,7 @@ fn add<'n>(
     };
     let gateway = match &lease {
         Some(lease) => lease.gateway(),
-        None => (mode == NetworkMode::Host).then_some(Ipv4Addr::LOCALHOST),
+        None => (spec.network == Network::Host).then_some(Ipv4Addr::LOCALHOST),
     };
     let hosts = hosts(&spec.hostname, extra_hosts, gateway)?;
     for (target, content) in [("/etc/hosts", hosts.into_bytes()), ("/etc/resolv.conf", resolv_conf)] {

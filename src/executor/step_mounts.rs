@@ -10,9 +10,9 @@ use super::agent::Forwarding;
 use super::cache_mount::{self, Wanted};
 use super::exec::{ExecError, ExecTask};
 use super::file::{FileError, Input, copy_aside};
-use super::sandbox::{Bytes, SandboxSpec};
+use super::sandbox::{Bytes, Isolation, SandboxSpec};
 use crate::graph::{
-    Access, CacheMount, CopyAction, FileAction, FileOp, Mount, MountKind, SecretMount, SshMount, Unpack,
+    Access, CacheMount, CopyAction, FileAction, FileOp, Mount, MountKind, SecretMount, Sharing, SshMount, Unpack,
 };
 use crate::progress::Event;
 use crate::snapshot::{ActiveSnapshot, ContainerPath, Rootfs};
@@ -27,6 +27,7 @@ pub(super) struct Scene {
     /// By name: two mounts of one cache in one step are one, however it is shared.
     caches: Vec<(String, cache_mount::Held)>,
     discarded: Vec<ActiveSnapshot>,
+    views: Vec<Rootfs>,
     agents: Vec<Forwarding>,
     /// The flags that give what the step can do without and was not given.
     pub(super) lacking: Vec<String>,
@@ -57,6 +58,11 @@ impl ExecTask<'_> {
             let seed = |new: &Path| self.seed(cache, new);
             let wanted = Wanted {
                 cache,
+                // One that is lent, and not mounted, is in one place at a time.
+                sharing: match (self.resources.isolation, cache.sharing) {
+                    (Isolation::Chroot, Sharing::Shared) => Sharing::Locked,
+                    (_, sharing) => sharing,
+                },
                 seed: self.seed_identity(cache).map(|identity| (identity, &seed as _)),
             };
             let waiting = || self.progress.report(Event::StepWaiting { step: self.step });
@@ -69,7 +75,8 @@ impl ExecTask<'_> {
     fn cache_name(&self, cache: &CacheMount) -> String {
         let nothing = |_: &Path| Ok(());
         let seed = self.seed_identity(cache).map(|identity| (identity, &nothing as _));
-        Wanted { cache, seed }.name()
+        let sharing = cache.sharing;
+        Wanted { cache, sharing, seed }.name()
     }
 
     /// What stands for that which a new cache starts from.
@@ -126,7 +133,10 @@ impl ExecTask<'_> {
         match &mount.kind {
             MountKind::Bind { input, source, access } => {
                 let (view, path) = self.bind_source(*input, source, *access, scene)?;
-                spec.bind_part(mount.target.clone(), view.into_fd(), part(&path), *access);
+                let copy = view.try_clone().map_err(|error| refused("open", source, error))?;
+                spec.bind_part(mount.target.clone(), copy.into_fd(), part(&path), *access);
+                // It may be a tree that goes with its last user.
+                scene.views.push(view);
             }
             MountKind::Cache(cache) => {
                 let name = self.cache_name(cache);
@@ -135,7 +145,17 @@ impl ExecTask<'_> {
                     unreachable!("all caches were opened before")
                 };
                 let path = if cache.input.is_some() { "/" } else { &cache.source };
-                spec.bind_part(mount.target.clone(), held.tree()?, part(path), cache.access);
+                let target = mount.target.clone();
+                match (spec.isolation, cache.access) {
+                    (Isolation::Sandbox, access) => spec.bind_part(target, held.tree()?, part(path), access),
+                    (Isolation::Chroot, Access::ReadOnly) => {
+                        spec.bind_part(target, held.directory()?, part(path), Access::ReadOnly);
+                    }
+                    (Isolation::Chroot, Access::ReadWrite) => {
+                        let (directory, name) = held.part(path)?;
+                        spec.lend(target, directory, name);
+                    }
+                }
             }
             MountKind::Tmpfs { size, access } => spec.tmpfs(mount.target.clone(), *size, *access),
             MountKind::Secret(secret) => self.secret(&mount.target, secret, spec, scene)?,
@@ -233,7 +253,13 @@ impl ExecTask<'_> {
             return Ok(());
         };
         let forwarding = Forwarding::start(self.store, ssh, agent)?;
-        spec.bind(target, forwarding.tree()?, Access::ReadWrite);
+        match spec.isolation {
+            Isolation::Sandbox => spec.bind(target, forwarding.tree()?, Access::ReadWrite),
+            Isolation::Chroot => {
+                let (directory, name) = forwarding.place()?;
+                spec.lend(target, directory, name);
+            }
+        }
         scene.agents.push(forwarding);
         Ok(())
     }

@@ -39,6 +39,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// A volume where nothing can be mounted.
+    #[error("{} cannot be mounted: --isolation=chroot mounts nothing", .0.display())]
+    CannotMount(PathBuf),
     /// A file of the container's directory, or a stream.
     #[error("cannot {action} {}", path.display())]
     Io {

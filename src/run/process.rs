@@ -9,7 +9,9 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use super::container::{Container, Held, State};
 use super::error::RunError;
 use super::terminal;
-use crate::executor::sandbox::{self, Access, Bytes, Ended, Heard, Running, SandboxError, SandboxSpec, Stdio};
+use crate::executor::sandbox::{
+    self, Access, Bytes, Ended, Heard, Isolation, Running, SandboxError, SandboxSpec, Stdio,
+};
 use crate::executor::{Resources, networking};
 use crate::graph::{ExtraHost, NetworkMode};
 use crate::network::{Lease, NetworkOnDemand};
@@ -252,6 +254,7 @@ fn sandbox_spec<'n>(
             source,
         })?;
     let mut spec = SandboxSpec::new(tree, args);
+    spec.isolation = options.resources.isolation;
     spec.env = environment(config, options, &identity.home.to_string_lossy())
         .into_iter()
         .map(|pair| Bytes(pair.into_bytes()))
@@ -273,6 +276,9 @@ fn sandbox_spec<'n>(
     spec.shm_size = options.resources.shm_size;
     spec.group.clone_from(&options.resources.group);
     for volume in &options.volumes {
+        if spec.isolation == Isolation::Chroot {
+            return Err(RunError::CannotMount(volume.source.clone()));
+        }
         let tree = open_volume(volume)?;
         spec.bind(volume.target.clone(), tree, volume.access);
     }

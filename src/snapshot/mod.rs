@@ -28,10 +28,11 @@ mod xattr;
 
 pub use apply::Omission;
 pub use archive::{ArchiveError, ArchiveReader, ArchiveWriter, Entry, EntryKind, Limits, Segment, Time};
+pub use copies::copy_tree;
 pub use error::SnapshotError;
 pub use ids::{IdMode, recorded_owner, set_owner_of_named, set_owner_of_open};
 pub use merge::{Merged, Replaced};
 pub use overlay::OverlayDirs;
 pub use path::{ContainerPath, NulInPath};
-pub use rootfs::{DirEntry, Kind, Owner, Rootfs, RootfsError};
+pub use rootfs::{DirEntry, Kind, Owner, Rootfs, RootfsError, remove_all, remove_contents};
 pub use snapshotter::{ActiveSnapshot, Snapshotter, Tree, UnpackedLayer};

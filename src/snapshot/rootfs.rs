@@ -384,17 +384,26 @@ pub(super) fn open_subdirectory(parent: BorrowedFd<'_>, name: &CStr) -> rustix::
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
+/// Removes all that is in an open directory.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn remove_contents(directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let entries = read_directory(directory)?;
+    entries.iter().try_for_each(|entry| remove_all(directory, &entry.name))
+}
+
 /// Removes `name` from `parent` with everything below it. Nothing is followed, and no mount crossed that is in the way.
-pub(super) fn remove_all(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
+///
+/// # Errors
+/// What the kernel answers; nothing that is called so is none.
+pub fn remove_all(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(Errno::NOENT) => return Ok(()),
         result => return result,
     }
-    let directory = open_subdirectory(parent, name)?;
-    for entry in read_directory(directory.as_fd())? {
-        remove_all(directory.as_fd(), &entry.name)?;
-    }
+    remove_contents(open_subdirectory(parent, name)?.as_fd())?;
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
 }
 

@@ -4,7 +4,7 @@
 //! hard links into the layers below point to, what an opaque root hides, and that whiteouts on nothing mean nothing.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -197,18 +197,13 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     pub(super) fn copy_to(&self, directory: BorrowedFd<'_>, name: &CString, ids: IdMode) -> io::Result<()> {
         let kind = Kind::of_mode(self.stat.st_mode);
-        let metadata = Metadata::read(Node::Named(self.parent, self.name), self.stat)?;
-        let times = timestamps(modified(self.stat));
         if kind == Some(Kind::Regular) {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let mut source = File::from(rustix::fs::openat(self.parent, self.name, flags, Mode::empty())?);
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mode = Mode::from_raw_mode(0o600);
-            let mut copy = File::from(rustix::fs::openat(directory, name, flags, mode)?);
-            content::copy(&mut source, &mut copy)?;
-            metadata.give_to_open(copy.as_fd(), ids)?;
-            return Ok(rustix::fs::futimens(&copy, &times)?);
+            let source = rustix::fs::openat(self.parent, self.name, flags, Mode::empty())?;
+            return copy_file(source.as_fd(), self.stat, directory, name, ids);
         }
+        let metadata = Metadata::read(Node::Named(self.parent, self.name), self.stat)?;
+        let times = timestamps(modified(self.stat));
         if kind == Some(Kind::Symlink) {
             let target = rustix::fs::readlinkat(self.parent, self.name, Vec::new())?;
             rustix::fs::symlinkat(&target, directory, name)?;
@@ -225,6 +220,23 @@ impl Source<'_> {
             AtFlags::SYMLINK_NOFOLLOW,
         )?)
     }
+}
+
+/// Makes the file `name` in `directory`, with all that `source`, a regular file open for reading, holds and has.
+pub(super) fn copy_file(
+    source: BorrowedFd<'_>,
+    stat: &Stat,
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    ids: IdMode,
+) -> io::Result<()> {
+    let metadata = Metadata::read(Node::Open(source), stat)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let copy = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?;
+    let (mut source, mut copy) = (File::from(source.try_clone_to_owned()?), File::from(copy));
+    content::copy(&mut source, &mut copy)?;
+    metadata.give_to_open(copy.as_fd(), ids)?;
+    Ok(rustix::fs::futimens(&copy, &timestamps(modified(stat)))?)
 }
 
 /// Gives the directory `to` the metadata of the directory `from`, such as the root directory of what is prepared on a

@@ -117,13 +117,7 @@ impl Program {
     }
 
     fn outcome(&self, output: std::process::Output) -> Outcome {
-        Outcome {
-            command: format!("{:?}", self.command),
-            directory: self.directory.clone(),
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Outcome::of(&format!("{:?}", self.command), &self.directory, output)
     }
 }
 
@@ -137,6 +131,17 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// That of `command`, which ran in `directory`.
+    pub fn of(command: &str, directory: &Path, output: std::process::Output) -> Self {
+        Self {
+            command: command.to_owned(),
+            directory: directory.to_owned(),
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     fn explain(&self, expectation: &str) -> String {
         let listing = Command::new("find")
             .arg(&self.directory)

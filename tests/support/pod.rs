@@ -1,6 +1,8 @@
 //! A container as an unprivileged Kubernetes pod is: root with Docker's capabilities and system calls, no mount, no
 //! namespace. Our own sandbox gives exactly that.
 
+use std::path::Path;
+
 use super::{Outcome, Program, Project};
 
 /// Runs `script` with `sh` in such a container of Debian's, in which the program is `builder`, the project's directory
@@ -21,6 +23,8 @@ pub fn pod(project: &Project, script: &str) -> Program {
     let mut program = project.builder(&format!(
         "run --rm --network host {volumes} {environment} debian:bookworm-slim sh -ec"
     ));
-    program.arg(script);
+    // One store for the outer containers of all tests: their image is fetched once.
+    let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pods");
+    program.env("BUILDER_ROOT", store).arg(script);
     program
 }

@@ -13,6 +13,7 @@ use super::build::{Network, Pull, extra_host};
 use super::pull::warn_of_platform;
 use crate::cancel::Cancel;
 use crate::cli::failure::{Failure, Fault};
+use crate::cli::isolation::{self, IsolationArguments};
 use crate::cli::limits::LimitArguments;
 use crate::cli::progress::{Style, renderer};
 use crate::cli::session::{GlobalOptions, Session, default_platform};
@@ -75,6 +76,8 @@ pub(in crate::cli) struct Arguments {
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
     #[command(flatten)]
+    isolation: IsolationArguments,
+    #[command(flatten)]
     limits: LimitArguments,
     /// The image: a name, an id, or the beginning of an id.
     image: String,
@@ -89,7 +92,7 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
 }
 
 fn run_container(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
-    let session = Session::open(global)?;
+    let session = Session::open_for_processes(global, &arguments.isolation)?;
     // Ctrl-C ends a pull; from then on signals are the container's.
     let (signals, cancel) = forward_signals()?;
     let _in_use = session.store.in_use()?;
@@ -100,8 +103,9 @@ fn run_container(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCod
         warn_of_platform(&image, &*progress);
     }
     let snapshot = puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
-    let (resources, warnings) = arguments.limits.resources()?;
-    for message in warnings {
+    let (mut resources, warnings) = arguments.limits.resources()?;
+    resources.isolation = session.isolation;
+    for message in isolation::remark(session.isolation).into_iter().chain(warnings) {
         progress.report(Event::Warning { message });
     }
     let memory = resources.group.memory;

@@ -7,7 +7,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
 };
 
-use super::spec::Confinement;
+use super::spec::{Confinement, Isolation};
 
 /// Linux has at most 64; the kernel says `EINVAL` to those it does not have.
 const MOST_CAPABILITIES: u32 = 64;
@@ -27,14 +27,27 @@ const DOCKER_DEFAULT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
+/// Whoever may call `chroot(2)` can leave a root that is nothing but that (chroot(2), NOTES).
+fn allowed(isolation: Isolation) -> CapabilitySet {
+    match isolation {
+        Isolation::Sandbox => DOCKER_DEFAULT,
+        Isolation::Chroot => DOCKER_DEFAULT.difference(CapabilitySet::SYS_CHROOT),
+    }
+}
+
+/// Whether a system call filter can be installed by a process that may gain privileges: seccomp(2).
+pub(super) fn may_filter() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
 /// Takes everything else out of the bounding set: no program, setuid or not, can have it again.
-pub(super) fn limit(confinement: Confinement) -> Result<()> {
+pub(super) fn limit(confinement: Confinement, isolation: Isolation) -> Result<()> {
     if confinement == Confinement::Insecure {
         return Ok(());
     }
     let others = (0..MOST_CAPABILITIES)
         .map(|number| CapabilitySet::from_bits_retain(1 << number))
-        .filter(|capability| !DOCKER_DEFAULT.contains(*capability));
+        .filter(|capability| !allowed(isolation).contains(*capability));
     for capability in others {
         match remove_capability_from_bounding_set(capability) {
             Err(Errno::INVAL) => break,
@@ -46,8 +59,12 @@ pub(super) fn limit(confinement: Confinement) -> Result<()> {
 
 /// Sets what the process itself has: for root the default set, for others nothing. Inheritable and ambient capabilities
 /// are empty (CVE-2022-29162).
-pub(super) fn take(confinement: Confinement) -> Result<()> {
+pub(super) fn take(confinement: Confinement, isolation: Isolation) -> Result<()> {
     let own = match (rustix::process::getuid().is_root(), confinement) {
+        (true, Confinement::Default) if isolation == Isolation::Chroot => {
+            // What the builder's own container lacks, nobody in it can have.
+            allowed(isolation).intersection(rustix::thread::capabilities(None)?.permitted)
+        }
         (true, Confinement::Default) => DOCKER_DEFAULT,
         (true, Confinement::Insecure) => rustix::thread::capabilities(None)?.permitted,
         (false, _) => CapabilitySet::empty(),

@@ -12,7 +12,7 @@ use super::mounts::{Depth, NO_DEVICES, NO_PROGRAMS, NO_SETUID, attach, clone_tre
 use super::spec::TerminalSize;
 
 /// Names with their numbers: Linux, admin-guide/devices.txt.
-const DEVICES: [(&str, u32, u32); 6] = [
+pub(super) const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -129,16 +129,7 @@ fn make_file(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
 pub(super) fn open_terminal(devices: &Devices, size: TerminalSize) -> Result<(OwnedFd, OwnedFd)> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let ours = rustix::fs::openat(&devices.terminals, "ptmx", flags, Mode::empty())?;
-    rustix::pty::unlockpt(&ours)?;
-    let size = rustix::termios::Winsize {
-        ws_row: size.rows,
-        ws_col: size.columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    rustix::termios::tcsetwinsize(&ours, size)?;
-    let open = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
-    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, open)?;
+    let theirs = set_up_terminal(ours.as_fd(), size)?;
     // The file system is new, so the first terminal is number 0.
     let console = clone_tree(devices.terminals.as_fd(), "0", Depth::One, NO_SETUID | NO_PROGRAMS)?;
     attach(
@@ -146,4 +137,18 @@ pub(super) fn open_terminal(devices: &Devices, size: TerminalSize) -> Result<(Ow
         make_file(devices.directory.as_fd(), "console")?.as_fd(),
     )?;
     Ok((ours, theirs))
+}
+
+/// Lets a new terminal be used, and gives it its size: the end that a process gets.
+pub(super) fn set_up_terminal(ours: BorrowedFd<'_>, size: TerminalSize) -> Result<OwnedFd> {
+    rustix::pty::unlockpt(ours)?;
+    let size = rustix::termios::Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(ours, size)?;
+    let open = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    rustix::pty::ioctl_tiocgptpeer(ours, open)
 }

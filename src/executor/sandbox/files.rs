@@ -71,7 +71,7 @@ pub(super) fn assemble(spec: &SandboxSpec, timeline: &mut Timeline) -> Result<Ro
 
 /// A directory of the kernel's. As with BuildKit and runc, one that the root lacked stays there, empty, for whoever runs
 /// the image from a root that cannot be written to; unless something was to be mounted below it.
-fn directory(targets: &mut Targets, spec: &SandboxSpec, path: &str) -> Result<OwnedFd, SetupFailure> {
+pub(super) fn directory(targets: &mut Targets, spec: &SandboxSpec, path: &str) -> Result<OwnedFd, SetupFailure> {
     let above = |mount: &SandboxMount| Path::new(&mount.target).starts_with(path);
     let is_mounted_on = spec.mounts.iter().any(above) || (path == "/dev" && spec.shm_size.is_some());
     let made = match is_mounted_on {
@@ -117,6 +117,8 @@ fn mount_one(spec: &SandboxSpec, index: usize, targets: &mut Targets, devices: &
             let tree = new_filesystem("tmpfs", &options, attributes(*access) | NO_SETUID)?;
             attach_inside(tree.as_fd(), target, targets)
         }
+        // Only those lend who cannot mount.
+        Source::Lent { .. } => Err(Errno::INVAL),
         Source::File(file) => mount_file(file, target, targets, devices.directory.as_fd()),
     }
 }
@@ -142,7 +144,7 @@ fn part_of(tree: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
 }
 
 /// What is at `path` below `root`: links and `..` stay inside, and the links of `/proc`, which lead out, are refused.
-fn find_below(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn find_below(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..MOST_LOOKS {
         match rustix::fs::openat2(root, path, flags, Mode::empty(), how) {
@@ -193,7 +195,7 @@ fn write_file(descriptor: OwnedFd, file: &MemoryFile) -> rustix::io::Result<()> 
 }
 
 /// The working directory, by descriptor and without the links of `/proc`, which lead out of the root (CVE-2024-21626).
-fn open_working_dir(spec: &SandboxSpec, targets: &mut Targets) -> Result<OwnedFd, SetupFailure> {
+pub(super) fn open_working_dir(spec: &SandboxSpec, targets: &mut Targets) -> Result<OwnedFd, SetupFailure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match find_below(targets.root(), spec.working_dir.as_bytes(), flags) {
         Err(Errno::NOENT) => targets.open(spec.working_dir.as_bytes(), Kind::Directory, Made::ForGood),

@@ -59,7 +59,10 @@ fn run(
     .map_err(SetupFailure::kernel("start a process"))?;
     spec.descriptors.clear();
     drop((streams, root.working_dir, root.devices));
-    let exit = wait(socket, children.as_fd(), pid);
+    let Some(exit) = wait(socket, children.as_fd(), pid) else {
+        // Nobody is there who wants to know; the kernel ends the rest.
+        std::process::exit(0);
+    };
     timeline.note(Stage::Ended);
     if !root.targets.is_clean() {
         end_all();
@@ -70,7 +73,7 @@ fn run(
 }
 
 /// A descriptor that is readable when children have ended.
-fn child_signals() -> rustix::io::Result<OwnedFd> {
+pub(super) fn child_signals() -> rustix::io::Result<OwnedFd> {
     // SAFETY: the set is initialised by `sigemptyset` before it is read, and both outlive the calls.
     let descriptor = unsafe {
         let mut set = std::mem::zeroed();
@@ -87,14 +90,15 @@ fn child_signals() -> rustix::io::Result<OwnedFd> {
 }
 
 /// Waits for `program`, reaping whatever else ends meanwhile, and passing on the signals that the caller asks for.
-fn wait(socket: BorrowedFd<'_>, children: BorrowedFd<'_>, program: Pid) -> Exit {
+/// `None` when the caller is gone.
+pub(super) fn wait(socket: BorrowedFd<'_>, children: BorrowedFd<'_>, program: Pid) -> Option<Exit> {
     loop {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid == program {
-                return match (status.exit_status(), status.terminating_signal()) {
+                return Some(match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => Exit::Code(code),
                     (None, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
-                };
+                });
             }
         }
         let mut watched = [
@@ -110,8 +114,7 @@ fn wait(socket: BorrowedFd<'_>, children: BorrowedFd<'_>, program: Pid) -> Exit 
             match control::receive_signal(socket) {
                 // SAFETY: kill(2) has no memory to corrupt; the pid is a child that was not waited for.
                 Some(signal) => drop(unsafe { libc::kill(program.as_raw_nonzero().get(), signal) }),
-                // The caller is gone, and with it whoever wants to know.
-                None => std::process::exit(0),
+                None => return None,
             }
         }
     }

@@ -11,8 +11,11 @@
 //!    sandbox when the caller is gone.
 //! 3. *Init* (`init`) is process 1 inside. It mounts, waits, reaps, forwards signals. When it ends, everything ends.
 //! 4. The *program* (`program`): gives up privileges and becomes what was asked for.
+//!
+//! Where neither mounts nor namespaces are to be had, `chroot` does with less, if the user says so.
 
 mod capabilities;
+mod chroot;
 mod control;
 mod devices;
 mod files;
@@ -32,14 +35,15 @@ mod supervisor;
 mod targets;
 mod timeline;
 
+pub use chroot::end_leftovers;
 pub use control::{Emulator, Exit, SetupFailure};
 pub use launch::{Ended, Heard, Running, SandboxError, start};
 pub use machine::{Runs, runs};
 pub use obstacles::missing_for_chroot;
 pub use output::run;
 pub use spec::{
-    Access, Bytes, Confinement, Identity, Limit, LimitedResource, MemoryFile, Network, NewPrivileges, SandboxMount,
-    SandboxSpec, Source, Stdio, TerminalSize,
+    Access, Bytes, Confinement, Identity, Isolation, Limit, LimitedResource, MemoryFile, Network, NewPrivileges,
+    SandboxMount, SandboxSpec, Source, Stdio, TerminalSize,
 };
 pub use timeline::{Moment, Stage, Timing};
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
 use super::control::{self, Emulator, Report, SetupFailure};
-use super::spec::{Limit, LimitedResource, NewPrivileges, SandboxSpec};
+use super::spec::{Confinement, Isolation, Limit, LimitedResource, NewPrivileges, SandboxSpec};
 use super::timeline::{Stage, Timeline};
 use super::{capabilities, machine, rootless, seccomp};
 
@@ -37,7 +37,11 @@ pub(super) enum Streams {
 
 /// Never returns: becomes the program, or says why not.
 pub(super) fn main(socket: BorrowedFd<'_>, spec: &SandboxSpec, streams: &Streams, working_dir: &OwnedFd) -> ! {
-    let failure = become_program(socket, spec, streams, working_dir);
+    fail(socket, become_program(socket, spec, streams, working_dir))
+}
+
+/// Never returns: says why the process did not become the program.
+pub(super) fn fail(socket: BorrowedFd<'_>, failure: SetupFailure) -> ! {
     control::report(socket, &Report::Failed(failure), &[]);
     std::process::exit(127);
 }
@@ -76,15 +80,15 @@ fn prepare(
     spec.limits
         .iter()
         .try_for_each(|limit| set_limit(limit).map_err(SetupFailure::kernel(format!("limit {:?}", limit.resource))))?;
-    if let Some(score) = spec.out_of_memory_score {
-        let set = std::fs::write("/proc/self/oom_score_adj", score.to_string());
-        set.map_err(|error| kernel("let memory be limited")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    // In a root without a /proc of the kernel's it was done before.
+    if spec.isolation == Isolation::Sandbox {
+        set_score(spec)?;
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // While the process may still change its bounding set.
-    capabilities::limit(spec.confinement).map_err(kernel("limit capabilities"))?;
+    let regainable = limit_capabilities(spec)?;
     set_groups(spec)?;
-    if spec.new_privileges == NewPrivileges::Deny {
+    if spec.new_privileges == NewPrivileges::Deny || regainable {
         rustix::thread::set_no_new_privs(true).map_err(kernel("forbid new privileges"))?;
     }
     // The filter needs CAP_SYS_ADMIN to be installed, and lets everything through that follows here.
@@ -92,13 +96,41 @@ fn prepare(
     seccomp::install(spec.confinement).map_err(kernel("install the system call filter"))?;
     timeline.note(Stage::Filtered);
     set_user(spec)?;
-    capabilities::take(spec.confinement).map_err(kernel("set capabilities"))?;
+    capabilities::take(spec.confinement, spec.isolation).map_err(kernel("set capabilities"))?;
     // Whatever was inherited or overlooked ends here (CVE-2024-21626).
     // SAFETY: descriptors from 3 on are only marked to be closed by `execve`.
     match unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } {
         0 => Ok(()),
         _ => Err(kernel("mark descriptors")(super::mounts::last_errno())),
     }
+}
+
+/// Takes capabilities out of the bounding set. True when a program could have others again, unless that is forbidden, or
+/// when the filter cannot be installed otherwise.
+fn limit_capabilities(spec: &SandboxSpec) -> Result<bool, SetupFailure> {
+    match capabilities::limit(spec.confinement, spec.isolation) {
+        Err(Errno::PERM) if spec.isolation == Isolation::Chroot => return Ok(true),
+        limited => limited.map_err(SetupFailure::kernel("limit capabilities"))?,
+    }
+    Ok(spec.isolation == Isolation::Chroot && spec.confinement == Confinement::Default && !capabilities::may_filter())
+}
+
+/// How readily the kernel ends the program when memory is short. A builder that the kernel's memory killer spares must not
+/// spare its steps. Where `/proc` says no, it was not set.
+///
+/// # Errors
+/// When a limit of memory was asked for and the value cannot be set.
+pub(super) fn set_score(spec: &SandboxSpec) -> Result<(), SetupFailure> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    if let Some(score) = spec.out_of_memory_score {
+        let refused = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        return std::fs::write(FILE, score.to_string())
+            .map_err(|error| SetupFailure::kernel("let memory be limited")(refused(error)));
+    }
+    if std::fs::read(FILE).is_ok_and(|score| score.starts_with(b"-")) {
+        let _ = std::fs::write(FILE, "0");
+    }
+    Ok(())
 }
 
 /// No signal is ignored or held back because the caller did so.
@@ -177,10 +209,6 @@ fn set_limits() {
         maximum: rustix::process::getrlimit(Resource::Core).maximum,
     };
     let _ = rustix::process::setrlimit(Resource::Core, core);
-    // A builder that the kernel's memory killer spares must not spare its steps. Where /proc says no, it was not set.
-    if std::fs::read("/proc/self/oom_score_adj").is_ok_and(|score| score.starts_with(b"-")) {
-        let _ = std::fs::write("/proc/self/oom_score_adj", "0");
-    }
 }
 
 /// A limit that was asked for; raising one above the builder's own needs CAP_SYS_RESOURCE, which is there still.

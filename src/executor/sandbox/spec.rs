@@ -26,6 +26,9 @@ pub struct SandboxSpec {
     pub identity: Identity,
     /// The host name.
     pub hostname: String,
+    /// How it is kept apart. With [`Isolation::Chroot`] all descriptors are of directories, not of mounts, and the root
+    /// lies in a directory that is the caller's alone.
+    pub isolation: Isolation,
     /// The network it sees.
     pub network: Network,
     /// What is mounted, in order, after `/proc`, `/sys` and `/dev`.
@@ -62,6 +65,7 @@ impl SandboxSpec {
             working_dir: "/".into(),
             identity: Identity::default(),
             hostname: "localhost".into(),
+            isolation: Isolation::Sandbox,
             network: Network::Host,
             mounts: Vec::new(),
             confinement: Confinement::Default,
@@ -94,6 +98,14 @@ impl SandboxSpec {
                 access,
             },
         );
+    }
+
+    /// Puts `name` of the directory `lender` itself at `target`, until the process has ended: with [`Isolation::Chroot`].
+    pub fn lend(&mut self, target: impl Into<String>, lender: OwnedFd, name: Vec<u8>) {
+        let descriptor = self.descriptors.len();
+        self.descriptors.push(lender);
+        let name = Bytes(name);
+        self.mount(target, Source::Lent { descriptor, name });
     }
 
     /// Mounts a file in memory with `content` at `target`; `owner` is user and group.
@@ -165,6 +177,16 @@ pub struct Identity {
     pub gid: u32,
     /// The supplementary groups; `gid` is always one of them.
     pub groups: Vec<u32>,
+}
+
+/// How a process is kept apart from the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Isolation {
+    /// By namespaces and mounts of its own.
+    #[default]
+    Sandbox,
+    /// By `chroot(2)` alone: it sees the builder's processes and network. Where nothing else is to be had.
+    Chroot,
 }
 
 /// The network that a sandbox sees.
@@ -255,6 +277,13 @@ pub enum Source {
         path: Option<Bytes>,
         /// May the process write?
         access: Access,
+    },
+    /// A file or directory of somebody who gets it back.
+    Lent {
+        /// The directory that it lies in, by its place among the descriptors.
+        descriptor: usize,
+        /// What it is called there.
+        name: Bytes,
     },
     /// An empty file system in memory.
     Tmpfs {

@@ -11,9 +11,9 @@ use rustix::process::{DumpableBehavior, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::UnshareFlags;
 
 use super::control::{self, Report, SetupFailure};
-use super::spec::{Network, SandboxSpec};
+use super::spec::{Isolation, Network, SandboxSpec};
 use super::timeline::{self, Stage, Timeline};
-use super::{init, rootless};
+use super::{chroot, init, rootless};
 
 /// Never returns. Standard input is the socket to the caller.
 pub(super) fn main() -> ! {
@@ -60,6 +60,9 @@ fn supervise(
     if spec.out_of_memory_score.is_some() {
         // An ordinary user may not.
         let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    }
+    if spec.isolation == Isolation::Chroot {
+        return chroot::run(socket, spec, stdio);
     }
     enter_namespaces(&spec, timeline)?;
     // SAFETY: this process has one thread, so the child may do whatever this one may.
@@ -119,7 +122,7 @@ fn connect(spec: &SandboxSpec, namespace: usize) -> Result<(), SetupFailure> {
 }
 
 /// netdevice(7). The kernel gives the device its addresses when it comes up.
-fn raise_loopback() -> Result<(), Errno> {
+pub(super) fn raise_loopback() -> Result<(), Errno> {
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,

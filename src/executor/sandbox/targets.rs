@@ -43,6 +43,16 @@ pub(super) enum Made {
     ForGood,
 }
 
+/// A name in a directory of the root.
+pub(super) struct Place {
+    /// The directory.
+    pub(super) parent: OwnedFd,
+    /// The name; `.` for the directory itself.
+    pub(super) name: CString,
+    /// What is there, opened `O_PATH`; `None` where there is nothing yet.
+    pub(super) found: Option<OwnedFd>,
+}
+
 /// The mount points of one root.
 pub(super) struct Targets {
     root: OwnedFd,
@@ -55,9 +65,8 @@ struct Stub {
     name: CString,
     kind: Kind,
     identity: (u64, u64),
-    /// The parent's modification time before and after.
-    before: Timespec,
-    after: Timespec,
+    /// The parent's.
+    times: Times,
 }
 
 impl Targets {
@@ -79,24 +88,38 @@ impl Targets {
     /// # Errors
     /// `ENOTDIR` or `EISDIR` when it is not what it should be, `ELOOP` for what leads through a link of `/proc`.
     pub(super) fn open(&mut self, path: &[u8], kind: Kind, made: Made) -> Result<OwnedFd> {
+        let place = self.place(path, kind, made)?;
+        match place.found {
+            Some(found) => Ok(found),
+            None => of_kind(make(&place.parent, &place.name, kind, made, &mut self.stubs)?, kind),
+        }
+    }
+
+    /// Where the file or directory `path` is, or is to be: the directories above it are made where they are missing.
+    ///
+    /// # Errors
+    /// As [`Targets::open`].
+    pub(super) fn place(&mut self, path: &[u8], kind: Kind, made: Made) -> Result<Place> {
         let mut held = vec![open_component(self.root(), c".")?];
         let mut ahead: VecDeque<Vec<u8>> = components(path).collect();
-        let mut links = 0;
+        let (mut last, mut links) = (c".".to_owned(), 0);
         while let Some(component) = ahead.pop_front() {
             if component == b".." {
                 if held.len() > 1 {
                     held.pop();
                 }
+                last = c".".to_owned();
                 continue;
             }
             let name = CString::new(component).map_err(|_| Errno::INVAL)?;
             let parent = held.last().ok_or(Errno::INVAL)?;
-            let wanted = match ahead.is_empty() {
-                true => kind,
-                false => Kind::Directory,
-            };
             let found = match open_component(parent.as_fd(), &name) {
-                Err(Errno::NOENT) => make(parent, &name, wanted, made, &mut self.stubs)?,
+                Err(Errno::NOENT) if ahead.is_empty() => {
+                    let parent = held.pop().ok_or(Errno::INVAL)?;
+                    let found = None;
+                    return Ok(Place { parent, name, found });
+                }
+                Err(Errno::NOENT) => make(parent, &name, Kind::Directory, made, &mut self.stubs)?,
                 found => found?,
             };
             if file_type(&rustix::fs::fstat(&found)?) == FileType::Symlink {
@@ -111,16 +134,34 @@ impl Targets {
                 for component in components(target.as_bytes()).collect::<Vec<_>>().into_iter().rev() {
                     ahead.push_front(component);
                 }
+                last = c".".to_owned();
                 continue;
             }
+            last = name;
             held.push(found);
         }
-        let found = held.pop().ok_or(Errno::INVAL)?;
-        match (file_type(&rustix::fs::fstat(&found)?), kind) {
-            (FileType::Directory, Kind::File) => Err(Errno::ISDIR),
-            (FileType::Directory, Kind::Directory) => Ok(found),
-            (_, Kind::Directory) => Err(Errno::NOTDIR),
-            (_, Kind::File) => Ok(found),
+        let found = of_kind(held.pop().ok_or(Errno::INVAL)?, kind)?;
+        let parent = match held.pop() {
+            Some(parent) if last.as_c_str() != c"." => parent,
+            _ => found.try_clone().map_err(|_| Errno::MFILE)?,
+        };
+        Ok(Place {
+            parent,
+            name: last,
+            found: Some(found),
+        })
+    }
+
+    /// How many places were made that are to be removed.
+    pub(super) fn made(&self) -> usize {
+        self.stubs.len()
+    }
+
+    /// Removes the places that were made after the first `count`.
+    pub(super) fn remove_after(&mut self, count: usize) {
+        for stub in self.stubs.drain(count.min(self.stubs.len())..).rev() {
+            // See `remove`.
+            let _ = stub.remove();
         }
     }
 
@@ -130,12 +171,21 @@ impl Targets {
     }
 
     /// Unmounts and removes what was made, and gives the directories their times back. Nothing else may run in the root.
-    pub(super) fn remove(self) {
-        for stub in self.stubs.into_iter().rev() {
-            // A stub that cannot be removed was put to use by the process (a file in a directory made for a mount
-            // below it) and stays as its result.
-            let _ = stub.remove();
-        }
+    pub(super) fn remove(mut self) {
+        // A stub that cannot be removed was put to use by the process (a file in a directory made for a mount below it)
+        // and stays as its result.
+        self.remove_after(0);
+    }
+}
+
+/// `found`, if it is what it should be.
+fn of_kind(found: OwnedFd, kind: Kind) -> Result<OwnedFd> {
+    match (file_type(&rustix::fs::fstat(&found)?), kind) {
+        (FileType::Symlink, _) => Err(Errno::LOOP),
+        (FileType::Directory, Kind::File) => Err(Errno::ISDIR),
+        (FileType::Directory, Kind::Directory) => Ok(found),
+        (_, Kind::Directory) => Err(Errno::NOTDIR),
+        (_, Kind::File) => Ok(found),
     }
 }
 
@@ -172,8 +222,7 @@ fn make(parent: &OwnedFd, name: &CStr, kind: Kind, made: Made, stubs: &mut Vec<S
             name: name.to_owned(),
             kind,
             identity: (stat.st_dev, stat.st_ino),
-            before,
-            after: modified(&rustix::fs::fstat(parent)?),
+            times: Times::since(before, parent.as_fd())?,
         });
     }
     Ok(found)
@@ -194,6 +243,25 @@ impl Stub {
             Kind::File => AtFlags::empty(),
         };
         rustix::fs::unlinkat(&self.parent, &self.name, flags)?;
+        self.times.give_back(self.parent.as_fd(), now)
+    }
+}
+
+/// The modification time of a directory before and after something was made there.
+pub(super) struct Times {
+    before: Timespec,
+    after: Timespec,
+}
+
+impl Times {
+    /// Those of `directory`, whose time was `before`.
+    pub(super) fn since(before: Timespec, directory: BorrowedFd<'_>) -> Result<Self> {
+        let after = modified(&rustix::fs::fstat(directory)?);
+        Ok(Self { before, after })
+    }
+
+    /// Once the making is undone: gives `directory` its time back, unless the process had changed it by `now`.
+    pub(super) fn give_back(&self, directory: BorrowedFd<'_>, now: Timespec) -> Result<()> {
         let changed_by_the_process = (now.tv_sec, now.tv_nsec) != (self.after.tv_sec, self.after.tv_nsec);
         let times = Timestamps {
             last_access: Timespec {
@@ -202,11 +270,11 @@ impl Stub {
             },
             last_modification: if changed_by_the_process { now } else { self.before },
         };
-        rustix::fs::utimensat(&self.parent, c".", &times, AtFlags::empty())
+        rustix::fs::utimensat(directory, c".", &times, AtFlags::empty())
     }
 }
 
-fn modified(stat: &Stat) -> Timespec {
+pub(super) fn modified(stat: &Stat) -> Timespec {
     Timespec {
         tv_sec: stat.st_mtime,
         tv_nsec: stat.st_mtime_nsec as _,

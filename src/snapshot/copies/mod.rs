@@ -9,10 +9,15 @@
 mod changes;
 mod layer;
 
+use std::ffi::CStr;
 use std::fs;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
 
 use self::changes::Comparing;
 pub(super) use self::changes::Known;
@@ -20,7 +25,9 @@ use self::layer::{Layer, Way};
 use super::error::SnapshotError;
 use super::ids::IdMode;
 use super::marks::Marks;
-use super::rootfs::Rootfs;
+use super::path::shown;
+use super::rootfs::{Kind, Rootfs, open_subdirectory};
+use super::stack::copy_file;
 use crate::store::{ScratchDir, SnapshotId, Store};
 
 /// Views and working trees that nobody uses and are kept for whoever may want them next, each.
@@ -129,6 +136,31 @@ impl Working {
     /// Its root.
     pub(super) fn open(&self) -> Result<Rootfs, SnapshotError> {
         open(&root(&self.scratch), None)
+    }
+}
+
+/// Copies `from`, a file or directory that is open for reading, with all that is below it and belongs to it, to `name` in
+/// the directory `into`, where nothing is.
+///
+/// # Errors
+/// `EINVAL` for anything but a file or a directory; otherwise what the kernel answers.
+pub fn copy_tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>, name: &CStr, ids: IdMode) -> Result<(), SnapshotError> {
+    let failed = |source: io::Error| SnapshotError::File {
+        action: "copy",
+        path: shown(name.to_bytes()),
+        source,
+    };
+    let stat = rustix::fs::fstat(from).map_err(|errno| failed(errno.into()))?;
+    match Kind::of_mode(stat.st_mode) {
+        Some(Kind::Directory) => {
+            let made = rustix::fs::mkdirat(into, name, Mode::from_raw_mode(0o700));
+            let made = made.and_then(|()| open_subdirectory(into, name));
+            let made = made.map_err(|errno| failed(errno.into()))?;
+            // A tree that is looked at has no marks, whatever those of its store are.
+            Layer::new(Marks::Trusted, ids, Way::Copies).lay(from, made.as_fd())
+        }
+        Some(Kind::Regular) => copy_file(from, &stat, into, name, ids).map_err(failed),
+        _ => Err(failed(Errno::INVAL.into())),
     }
 }
 

@@ -10,6 +10,7 @@ use super::calls::Call;
 use crate::cli::agents::SshArgument;
 use crate::cli::commands::output::Output;
 use crate::cli::config::CopyMode;
+use crate::cli::isolation::IsolationArguments;
 use crate::cli::limits::LimitArguments;
 use crate::cli::progress::Style;
 use crate::cli::secrets::SecretArgument;
@@ -121,6 +122,8 @@ pub(in crate::cli) struct Arguments {
     /// The same as `--call=check`: hold the Dockerfile against the build checks. Ends with 1 where one is violated.
     #[arg(long, conflicts_with = "call")]
     pub(super) check: bool,
+    #[command(flatten)]
+    pub(super) isolation: IsolationArguments,
     /// What each RUN step may use.
     #[command(flatten)]
     pub(super) limits: LimitArguments,

@@ -29,6 +29,7 @@ use crate::cli::agents::RunningAgents;
 use crate::cli::diagnostic::SourceFile;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
+use crate::cli::isolation;
 use crate::cli::progress::{Style, renderer};
 use crate::cli::report;
 use crate::cli::secrets::Secrets;
@@ -161,12 +162,13 @@ fn at_work<T>(
     work: impl FnOnce(&Session, Workshop<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let secrets = Secrets::new(&arguments.secrets)?;
-    let session = Session::open(global)?;
+    let session = Session::open_for_processes(global, &arguments.isolation)?;
     let cancel = cancel_on_signals()?;
     let progress = renderer(style);
     let agents = RunningAgents::start(&arguments.ssh, &session.store)?;
-    let (resources, warnings) = arguments.limits.resources()?;
-    for message in warnings {
+    let (mut resources, warnings) = arguments.limits.resources()?;
+    resources.isolation = session.isolation;
+    for message in isolation::remark(session.isolation).into_iter().chain(warnings) {
         progress.report(Event::Warning { message });
     }
     let network = NetworkOnDemand::default();
