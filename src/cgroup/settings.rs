@@ -5,13 +5,15 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::hierarchy::Version;
 
 /// Microseconds in which a share of processor time is counted.
 const PERIOD: u64 = 100_000;
 
 /// What may be limited.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// `--memory`, bytes.
     pub memory: Option<u64>,

@@ -104,6 +104,11 @@ impl Failure {
         &self.message
     }
 
+    /// The same fault in other words, for who was told the whole of it already.
+    pub fn again(&self, message: String) -> Self {
+        Self::new(self.fault, message)
+    }
+
     /// Says it on standard error.
     pub fn print(&self) {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

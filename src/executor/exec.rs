@@ -7,8 +7,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 
+use serde::{Deserialize, Serialize};
+
 use super::agent::{AgentError, Agents};
 use super::cache_mount::CacheMountError;
+use super::failed::FailedSteps;
 use super::file::{FileError, Input};
 use super::networking::{self, NetworkingError};
 use super::sandbox::{self, Bytes, Confinement, Ended, Exit, Isolation, Limit, SandboxError, SandboxSpec};
@@ -69,12 +72,14 @@ pub struct ExecTask<'a> {
     pub progress: &'a dyn Progress,
     /// As which step.
     pub step: StepId,
+    /// Where its state goes when it fails.
+    pub failed: Option<&'a dyn FailedSteps>,
     /// Stops the process.
     pub cancel: &'a Cancel,
 }
 
 /// What each process of a build may use. Never part of a key: what is computed does not depend on it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Resources {
     /// Bytes of `/dev/shm`; `None` for 64 MiB.
     pub shm_size: Option<u64>,
@@ -83,6 +88,7 @@ pub struct Resources {
     /// `--memory` and its kin.
     pub group: cgroup::Limits,
     /// `--isolation`.
+    #[serde(skip)]
     pub isolation: Isolation,
 }
 
@@ -163,20 +169,28 @@ fn size(bytes: u64) -> String {
 /// Runs the process; its changes, once it succeeded, are the snapshot.
 ///
 /// # Errors
-/// See [`ExecError`]; nothing is left then.
+/// See [`ExecError`]; nothing is left then but what [`ExecTask::failed`] took.
 pub fn run_exec(task: &ExecTask<'_>) -> Result<SnapshotId, ExecError> {
     let base = task.op.base.and_then(|index| task.snapshot(index));
     let active = task.snapshotter.prepare(base)?;
     let mut scene = Scene::default();
-    let (ended, tail) = {
+    let ran = {
         let root = active.mount()?;
         // The network is let go of only when the process has ended.
         let (spec, _lease) = task.spec(&root, &mut scene)?;
-        task.run(spec)?
+        task.run(spec)
     };
     // So is what is mounted from elsewhere.
     let lacking = std::mem::take(&mut scene.lacking);
+    let changed = std::mem::take(&mut scene.changed);
     drop(scene);
+    let (ended, tail) = match ran {
+        Err(error @ ExecError::Sandbox(SandboxError::Setup(_))) => {
+            task.keep_failed(active, changed);
+            return Err(error);
+        }
+        ran => ran?,
+    };
     let out_of_memory = task.resources.group.memory.filter(|_| ended.out_of_memory);
     match ended.exit {
         Exit::Code(0) => {
@@ -188,17 +202,20 @@ pub fn run_exec(task: &ExecTask<'_>) -> Result<SnapshotId, ExecError> {
             }
             Ok(active.commit()?)
         }
-        exit => Err(ExecError::Failed {
-            exit,
-            tail,
-            lacking,
-            out_of_memory,
-        }),
+        exit => {
+            task.keep_failed(active, changed);
+            Err(ExecError::Failed {
+                exit,
+                tail,
+                lacking,
+                out_of_memory,
+            })
+        }
     }
 }
 
 impl ExecTask<'_> {
-    fn spec(&self, root: &Rootfs, scene: &mut Scene) -> Result<(SandboxSpec, Option<Lease<'_>>), ExecError> {
+    pub(super) fn spec(&self, root: &Rootfs, scene: &mut Scene) -> Result<(SandboxSpec, Option<Lease<'_>>), ExecError> {
         let identity = identity::lookup(root, &self.op.user)?;
         let tree = root
             .as_fd()

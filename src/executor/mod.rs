@@ -5,6 +5,7 @@
 mod agent;
 mod cache_mount;
 mod exec;
+mod failed;
 pub mod file;
 pub mod networking;
 pub mod sandbox;
@@ -13,4 +14,5 @@ mod step_mounts;
 pub use agent::{AgentError, Agents};
 pub use cache_mount::CacheMountError;
 pub use exec::{ExecError, ExecTask, Resources, SecretError, SecretSource, TAIL, run_exec};
+pub use failed::{FailedState, FailedSteps, enter};
 pub use file::{FileError, Input, run_file};

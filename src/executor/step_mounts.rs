@@ -26,11 +26,30 @@ const COPY: &str = "source";
 pub(super) struct Scene {
     /// By name: two mounts of one cache in one step are one, however it is shared.
     caches: Vec<(String, cache_mount::Held)>,
-    discarded: Vec<ActiveSnapshot>,
+    /// Thrown away, unless the step fails and is to be looked at.
+    pub(super) changed: Vec<Changed>,
     views: Vec<Rootfs>,
     agents: Vec<Forwarding>,
     /// The flags that give what the step can do without and was not given.
     pub(super) lacking: Vec<String>,
+}
+
+/// What a bind mount takes.
+enum BindSource {
+    /// What nobody can change.
+    View(Rootfs),
+    /// Files of this step alone, and where in them.
+    Copy(Box<ActiveSnapshot>, String),
+}
+
+/// What a process may have changed of something that it was lent.
+pub(super) struct Changed {
+    /// The mount's place among the operation's.
+    pub(super) mount: usize,
+    /// The files.
+    pub(super) files: Box<ActiveSnapshot>,
+    /// The part of them that was mounted.
+    pub(super) path: String,
 }
 
 impl ExecTask<'_> {
@@ -40,7 +59,8 @@ impl ExecTask<'_> {
         self.op
             .mounts
             .iter()
-            .try_for_each(|mount| self.mount(mount, spec, scene))
+            .enumerate()
+            .try_for_each(|(place, mount)| self.mount(place, mount, spec, scene))
     }
 
     /// Opens all caches before anything is mounted, in the order of their names: two steps that want the same two for
@@ -129,10 +149,18 @@ impl ExecTask<'_> {
         std::fs::rename(copy.overlay().upper.join(COPY), new).map_err(|error| refused("keep", &cache.source, error))
     }
 
-    fn mount(&self, mount: &Mount, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
+    fn mount(&self, place: usize, mount: &Mount, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
         match &mount.kind {
             MountKind::Bind { input, source, access } => {
-                let (view, path) = self.bind_source(*input, source, *access, scene)?;
+                let (view, path) = match self.bind_source(*input, source, *access)? {
+                    BindSource::View(view) => (view, source.clone()),
+                    BindSource::Copy(files, path) => {
+                        let view = files.mount()?;
+                        let (mount, shown) = (place, path.clone());
+                        scene.changed.push(Changed { mount, files, path });
+                        (view, shown)
+                    }
+                };
                 let copy = view.try_clone().map_err(|error| refused("open", source, error))?;
                 spec.bind_part(mount.target.clone(), copy.into_fd(), part(&path), *access);
                 // It may be a tree that goes with its last user.
@@ -167,32 +195,21 @@ impl ExecTask<'_> {
         Ok(())
     }
 
-    /// What a bind mount takes, and where in it. Where the process may write, it writes to a copy that is thrown away.
-    fn bind_source(
-        &self,
-        input: usize,
-        source: &str,
-        access: Access,
-        scene: &mut Scene,
-    ) -> Result<(Rootfs, String), ExecError> {
+    /// What a bind mount takes. Where the process may write, it writes to a copy that is thrown away.
+    fn bind_source(&self, input: usize, source: &str, access: Access) -> Result<BindSource, ExecError> {
         let snapshot = match &self.inputs[input] {
             Input::Snapshot(snapshot) => *snapshot,
             // What the ignore file leaves out is not seen, and nothing of the user's directory is within the process's
             // reach: a copy of this one path, which goes when the step has ended.
             Input::Context(_) => {
                 let copy = self.copy_of(input, source)?;
-                let view = copy.mount()?;
-                scene.discarded.push(copy);
-                return Ok((view, format!("/{COPY}")));
+                return Ok(BindSource::Copy(Box::new(copy), format!("/{COPY}")));
             }
         };
-        if access == Access::ReadOnly {
-            return Ok((self.snapshotter.view(snapshot)?, source.to_owned()));
-        }
-        let active = self.snapshotter.prepare(snapshot)?;
-        let view = active.mount()?;
-        scene.discarded.push(active);
-        Ok((view, source.to_owned()))
+        Ok(match access {
+            Access::ReadOnly => BindSource::View(self.snapshotter.view(snapshot)?),
+            Access::ReadWrite => BindSource::Copy(Box::new(self.snapshotter.prepare(snapshot)?), source.to_owned()),
+        })
     }
 
     /// What an input has at `source`, copied into a root of its own that nothing keeps.

@@ -88,7 +88,7 @@ pub struct LocalSource {
 }
 
 /// A process to run.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Exec {
     /// The input that is its root file system; `None` for an empty one.
     pub base: Option<usize>,
@@ -118,7 +118,7 @@ pub struct Exec {
 }
 
 /// One added line of /etc/hosts.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ExtraHost {
     /// The name.
     pub name: String,
@@ -128,11 +128,12 @@ pub struct ExtraHost {
 }
 
 /// What a name in /etc/hosts stands for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum HostAddress {
     /// This address.
     Of(std::net::IpAddr),
     /// The machine that the process runs on, under the address that it has in the process's network: `host-gateway`.
+    #[default]
     Gateway,
 }
 
@@ -161,7 +162,7 @@ pub enum SecurityMode {
 }
 
 /// Something mounted while a process runs.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mount {
     /// Where, absolute.
     pub target: String,
@@ -180,7 +181,7 @@ impl Mount {
 }
 
 /// What is mounted.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum MountKind {
     /// A path of another input; writes are discarded.
     Bind {
@@ -223,7 +224,7 @@ pub enum Access {
 }
 
 /// `--mount=type=cache`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CacheMount {
     /// Which cache: the namespace, a `/`, and the id.
     pub id: String,
@@ -257,7 +258,7 @@ pub enum Sharing {
 }
 
 /// `--mount=type=secret`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SecretMount {
     /// Which secret.
     pub id: String,
@@ -276,7 +277,7 @@ pub struct SecretMount {
 }
 
 /// `--mount=type=ssh`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SshMount {
     /// Which agent; `default` is the user's own.
     pub id: String,

@@ -174,6 +174,8 @@ pub fn remove_all(store: &Store) -> Result<Vec<BuildId>, HistoryError> {
             removed.push(id);
         }
     }
+    // What somebody looked at when its build's record went has no record any more.
+    store.remove_failures("")?;
     Ok(removed)
 }
 

@@ -118,9 +118,14 @@ pub(super) fn remove(store: &Store, directory: &Path) -> Result<bool, HistoryErr
     };
     let trash = store.temp_dir()?;
     match fs::rename(directory, trash.path().join("build")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", directory)(error)),
-        _ => Ok(true),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", directory)(error)),
+        _ => {}
     }
+    // What its failed steps left goes with it.
+    if let Some(id) = directory.file_name().and_then(|name| id_of(name.to_str()?)) {
+        store.remove_failures(&format!("{id}/"))?;
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use time::OffsetDateTime;
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::context::{ContextError, Modes};
-use crate::executor::{Agents, Resources, SecretSource};
+use crate::executor::{Agents, FailedSteps, Resources, SecretSource};
 use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
 use crate::graph::VertexId;
 use crate::network::NetworkOnDemand;
@@ -105,6 +105,8 @@ pub struct Workshop<'a> {
     pub resources: &'a Resources,
     /// The network of processes that are to have one of their own.
     pub network: &'a NetworkOnDemand,
+    /// Where the states of steps go that fail.
+    pub failed: Option<&'a dyn FailedSteps>,
     /// Where events go.
     pub progress: &'a dyn Progress,
     /// Stops the build.
@@ -217,6 +219,7 @@ fn with_plans<T>(
         agents,
         resources,
         network,
+        failed,
         progress,
         cancel,
     } = workshop;
@@ -244,6 +247,7 @@ fn with_plans<T>(
         agents,
         resources,
         network,
+        failed,
         progress,
         cancel,
     };

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::executor::ExecError;
 use crate::executor::networking::NetworkingError;
 use crate::executor::sandbox::{SandboxError, SetupFailure};
 use crate::snapshot::SnapshotError;
@@ -53,6 +54,15 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The world of a failed step.
+    #[error(transparent)]
+    Step(#[from] ExecError),
+    /// A failed step that nothing can be typed into.
+    #[error("the step's root has no shell{}", if tried == "/bin/sh" { String::new() } else { format!(", neither {tried} nor /bin/sh") })]
+    NoShell {
+        /// What was looked for first.
+        tried: String,
+    },
     /// The user of the image, or of `--user`.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -74,12 +84,19 @@ impl RunError {
     /// The code that `docker run` ends with in this case: 127 for a command that is not there, 126 for one that cannot
     /// be executed, 125 for everything else.
     pub fn exit_code(&self) -> u8 {
-        match self {
-            RunError::Sandbox(SandboxError::Setup(SetupFailure::NotFound { .. })) => 127,
-            RunError::Sandbox(SandboxError::Setup(
-                SetupFailure::NotExecutable { .. } | SetupFailure::Foreign { .. },
-            )) => 126,
+        match self.setup() {
+            Some(SetupFailure::NotFound { .. }) => 127,
+            Some(SetupFailure::NotExecutable { .. } | SetupFailure::Foreign { .. }) => 126,
             _ => 125,
+        }
+    }
+
+    /// Why the process did not come to run, where it is that.
+    fn setup(&self) -> Option<&SetupFailure> {
+        match self {
+            RunError::Sandbox(SandboxError::Setup(failure))
+            | RunError::Step(ExecError::Sandbox(SandboxError::Setup(failure))) => Some(failure),
+            _ => None,
         }
     }
 
@@ -89,9 +106,10 @@ impl RunError {
             RunError::Network(error) => Some(error.hint()),
             RunError::NoCommand => Some("give one after the image's name"),
             RunError::NameTaken(_) => Some("remove that container with `builder rm`, or take another name"),
-            RunError::Sandbox(SandboxError::Setup(failure)) => failure.advice(),
+            RunError::NoShell { .. } => Some("say what to run: `builder debug -- /program --argument`"),
+            RunError::Step(ExecError::Network(error)) => Some(error.hint()),
             RunError::NoContainer(_) => Some("`builder ps -a` lists those that are there"),
-            _ => None,
+            error => error.setup().and_then(SetupFailure::advice),
         }
     }
 }

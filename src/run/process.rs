@@ -133,16 +133,21 @@ fn run_held(
     let root = snapshotter.prepare(snapshot)?;
     let network = NetworkOnDemand::default();
     let (spec, _lease) = sandbox_spec(&root.mount()?, config, options, container, &network)?;
+    start(spec, streams, &signals)
+}
+
+/// Runs a process on `streams` to its end, and sends it the signals that come out of `signals`.
+pub(super) fn start(spec: SandboxSpec, streams: Streams, signals: &OwnedFd) -> Result<Ended, RunError> {
     match streams {
         Streams::Descriptors { stdin, stdout, stderr } => {
             let running = sandbox::start(spec, Stdio::Descriptors { stdin, stdout, stderr })?;
-            wait(running, &signals)
+            wait(running, signals)
         }
         Streams::Terminal { input, output } => {
             let size = terminal::size(output.as_fd());
             let mut running = sandbox::start(spec, Stdio::Terminal(size))?;
             match running.hear()? {
-                Heard::Terminal(inner) => terminal::drive(running, inner, input, output, &signals),
+                Heard::Terminal(inner) => terminal::drive(running, inner, input, output, signals),
                 Heard::Ended | Heard::Noted => Ok(running.finish()?),
             }
         }

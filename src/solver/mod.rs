@@ -28,7 +28,7 @@ use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::context::LocalContext;
 use crate::executor::sandbox::{self, Runs};
-use crate::executor::{Agents, Resources, SecretSource};
+use crate::executor::{Agents, FailedSteps, Resources, SecretSource};
 use crate::graph::{Graph, Op, VertexId};
 use crate::network::NetworkOnDemand;
 use crate::progress::{Event, Outcome, Progress, StepId};
@@ -63,6 +63,8 @@ pub struct Services<'a> {
     pub resources: &'a Resources,
     /// The network of processes that are to have one of their own.
     pub network: &'a NetworkOnDemand,
+    /// Where the states of steps go that fail.
+    pub failed: Option<&'a dyn FailedSteps>,
     /// Where events go.
     pub progress: &'a dyn Progress,
     /// Stops the solve. Set by the solver itself when a step fails, so that the others end too.

@@ -118,6 +118,7 @@ impl Step<'_> {
             agents,
             resources,
             network,
+            failed,
             progress,
             cancel,
             ..
@@ -136,6 +137,7 @@ impl Step<'_> {
                     network,
                     progress,
                     step,
+                    failed,
                     cancel,
                 };
                 Ok(executor::run_exec(&task)?)

@@ -1,4 +1,5 @@
-//! Removal of what nothing needs any more: snapshots and blobs that neither an image nor a cache record leads to.
+//! Removal of what nothing needs any more: snapshots and blobs that neither an image, nor a cache record, nor the state
+//! of a failed step leads to.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,7 +10,7 @@ use super::error::{Context, Result};
 use super::{SnapshotId, Store, StoredImage};
 use crate::oci::{ChainId, Digest, ImageManifest, LARGEST_MANIFEST};
 
-/// What is worth keeping.
+/// What is worth keeping, besides the states of failed steps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Keep {
     /// What images and cache records lead to.
@@ -29,7 +30,7 @@ pub struct Collected {
     pub bytes: u64,
 }
 
-/// What images and records lead to.
+/// What images, records and failed steps lead to.
 #[derive(Default)]
 struct Needed {
     snapshots: HashSet<SnapshotId>,
@@ -100,6 +101,10 @@ impl Store {
                 needed.blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
             }
         }
+        let failed = self
+            .index()
+            .read(|connection| ids(connection, super::failures::SNAPSHOTS))?;
+        needed.snapshots.extend(failed);
         if keep == Keep::ImagesAndRecords {
             let ids = self
                 .index()

@@ -5,7 +5,7 @@
 //! [`Store::sync`](super::Store::sync) is listed in the table `volatile`, so that the first process after a reboot can
 //! drop what the disk may hold in part.
 //!
-//! Format 3. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
+//! Format 4. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
 //! store takes all steps too.
 
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ CREATE INDEX records_by_snapshot ON records (snapshot);
 ";
 
 /// From each format to the next, beginning with format 1.
-const UPGRADES: [&str; 2] = [
+const UPGRADES: [&str; 3] = [
     // Images for several platforms, and images with annotations of their own.
     "
 ALTER TABLE images ADD COLUMN config BLOB;
@@ -75,6 +75,19 @@ CREATE INDEX members_by_image ON members (image);
     // What keys were made of that no record stands for: steps that failed, base images.
     "
 CREATE TABLE preimages (key BLOB PRIMARY KEY, preimage BLOB NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
+",
+    // Steps as they were left when they failed.
+    "
+CREATE TABLE failures (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, created INTEGER NOT NULL, state BLOB NOT NULL,
+    snapshots INTEGER NOT NULL
+);
+CREATE TABLE failure_snapshots (
+    failure INTEGER NOT NULL REFERENCES failures (id) ON DELETE CASCADE,
+    snapshot INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE, own INTEGER NOT NULL,
+    PRIMARY KEY (failure, snapshot)
+) WITHOUT ROWID;
+CREATE INDEX failure_snapshots_by_snapshot ON failure_snapshots (snapshot);
 ",
 ];
 

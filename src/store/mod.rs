@@ -7,6 +7,7 @@
 mod blobs;
 mod collect;
 mod error;
+mod failures;
 mod images;
 mod index;
 mod indexes;
@@ -21,6 +22,7 @@ mod sync;
 pub use blobs::{BlobWriter, StagedBlob};
 pub use collect::{Collected, Keep};
 pub use error::{Result, StoreError};
+pub use failures::{HeldFailure, StoredFailure};
 pub use images::{Annotations, ImageRecord, StoredImage};
 pub use indexes::{IndexRecord, Member};
 pub use layout::{SnapshotId, SnapshotIdError};

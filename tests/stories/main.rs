@@ -15,6 +15,7 @@ mod build_with_cache;
 mod build_with_stages;
 mod check_a_dockerfile;
 mod copy_files;
+mod enter_failed_steps;
 mod explain_a_build;
 mod format_a_dockerfile;
 mod give_arguments;

@@ -2,6 +2,7 @@
 
 mod build;
 mod containers;
+mod debug;
 mod explain;
 mod fmt;
 mod history;
@@ -32,6 +33,7 @@ pub(super) enum Command {
     Run(Box<run::Arguments>),
     Plan(Box<plan::Arguments>),
     Fmt(fmt::Arguments),
+    Debug(Box<debug::Arguments>),
     Explain(explain::Arguments),
     History(history::Arguments),
     Images(images::Arguments),
@@ -52,6 +54,7 @@ impl Command {
         match self {
             Command::Build(arguments) => return build::run(*arguments, global),
             Command::Run(arguments) => return run::run(*arguments, global),
+            Command::Debug(arguments) => return debug::run(&arguments, global),
             Command::Plan(arguments) => return plan::run(*arguments, global),
             Command::Fmt(arguments) => return fmt::run(&arguments),
             Command::History(arguments) => history::run(&arguments, global),

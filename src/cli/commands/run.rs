@@ -1,18 +1,15 @@
 //! `builder run`.
 
 use std::io::IsTerminal;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use super::build::{Network, Pull, extra_host};
 use super::pull::warn_of_platform;
-use crate::cancel::Cancel;
 use crate::cli::failure::{Failure, Fault};
+use crate::cli::interrupt::forward_signals;
 use crate::cli::isolation::{self, IsolationArguments};
 use crate::cli::limits::LimitArguments;
 use crate::cli::progress::{Style, renderer};
@@ -129,12 +126,13 @@ fn run_container(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCod
             }
             Ok(ExitCode::from(u8::try_from(ended.exit.code()).unwrap_or(u8::MAX)))
         }
-        Err(error) => {
-            let code = error.exit_code();
-            let hint = error.hint();
-            Err(Failure::of(Fault::Container(code), &error).hinted(hint))
-        }
+        Err(error) => Err(no_process(&error)),
     }
+}
+
+/// What a command ends with that did not come to run, as docker has it.
+pub(super) fn no_process(error: &RunError) -> Failure {
+    Failure::of(Fault::Container(error.exit_code()), error).hinted(error.hint())
 }
 
 fn find_image(
@@ -268,28 +266,6 @@ fn streams(arguments: &Arguments) -> Result<Streams, Failure> {
     let stdout = copy(std::os::fd::AsFd::as_fd(&output))?;
     let stderr = copy(std::os::fd::AsFd::as_fd(&errors))?;
     Ok(Streams::Descriptors { stdin, stdout, stderr })
-}
-
-/// A stream of the numbers of the signals that this process gets, and a token that those which end it set.
-fn forward_signals() -> Result<(OwnedFd, Cancel), Failure> {
-    let failed = |error: std::io::Error| Failure::environment(format!("cannot handle signals: {error}"));
-    let (reader, writer) = UnixStream::pair().map_err(failed)?;
-    writer.set_nonblocking(true).map_err(failed)?;
-    let cancel = Cancel::new().map_err(failed)?;
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH] {
-        let writer = writer.try_clone().map_err(failed)?;
-        let token = cancel.clone();
-        let handler = move || {
-            // A full pipe means a hundred thousand unread signals: one more says nothing.
-            let _ = rustix::io::write(&writer, &[signal as u8]);
-            if matches!(signal, SIGHUP | SIGINT | SIGQUIT | SIGTERM) {
-                token.cancel();
-            }
-        };
-        // SAFETY: the handler writes to a socket and to an eventfd and sets an atomic, as signal-safety(7) allows.
-        unsafe { signal_hook::low_level::register(signal, handler) }.map_err(failed)?;
-    }
-    Ok((reader.into(), cancel))
 }
 
 impl From<RunError> for Failure {

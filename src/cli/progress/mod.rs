@@ -33,8 +33,18 @@ pub enum Style {
     None,
 }
 
+/// Progress that is shown.
+pub trait Display: Progress {
+    /// Takes away what is redrawn in place: the terminal is another's from now on.
+    fn put_away(&self) {}
+}
+
+impl Display for crate::progress::Silent {}
+impl Display for Plain {}
+impl Display for Warnings {}
+
 /// The renderer for `style`.
-pub fn renderer(style: Style) -> Arc<dyn Progress> {
+pub fn renderer(style: Style) -> Arc<dyn Display> {
     let style = match style {
         Style::Auto
             if std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb") =>

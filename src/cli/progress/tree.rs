@@ -123,6 +123,20 @@ impl Running {
     }
 }
 
+impl super::Display for Tree {
+    fn put_away(&self) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (_, running) in state.steps.drain() {
+            running.bar.finish_and_clear();
+        }
+        for (_, bar) in state.transfers.drain() {
+            bar.finish_and_clear();
+        }
+        // Without a terminal nothing was drawn.
+        let _ = self.bars.clear();
+    }
+}
+
 impl Progress for Tree {
     fn report(&self, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

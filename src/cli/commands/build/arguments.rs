@@ -112,6 +112,10 @@ pub(in crate::cli) struct Arguments {
     /// Which permission bits the context's files have when they are copied: their own, or those that git knows.
     #[arg(long, value_name = "MODES")]
     pub(super) copy_mode: Option<CopyMode>,
+    /// What becomes of a RUN step that fails: its state is kept for `builder debug`, a shell is opened in it at once (and it
+    /// is kept), or it is discarded.
+    #[arg(long, value_name = "WHAT", default_value = "keep")]
+    pub(super) on_error: OnError,
     /// Steps that run at the same time, at most.
     #[arg(short, long, value_name = "N")]
     pub(super) jobs: Option<NonZeroUsize>,
@@ -184,9 +188,17 @@ pub(in crate::cli::commands) enum Network {
     None,
 }
 
+/// `--on-error`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum OnError {
+    Keep,
+    Shell,
+    Discard,
+}
+
 /// `--allow`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(super) enum Entitlement {
+pub(in crate::cli::commands) enum Entitlement {
     #[value(name = "security.insecure")]
     SecurityInsecure,
     #[value(name = "network.host")]

@@ -1,13 +1,14 @@
 //! `builder build`.
 //!
 //! `arguments` is what may be typed, `contexts` and `dockerfile` where things come from, `options` and `platforms` what the
-//! plan is told, `recording` what is kept to be read afterwards, `tell` what is said of the result.
+//! plan is told, `failed_step` what becomes of one, `recording` what is kept to be read afterwards, `tell` what is said of the result.
 
 mod arguments;
 mod build_args;
 mod calls;
 mod contexts;
 mod dockerfile;
+mod failed_step;
 mod options;
 mod platforms;
 mod recording;
@@ -19,18 +20,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub(in crate::cli) use arguments::Arguments;
-pub(super) use arguments::{Network, Pull};
+pub(super) use arguments::{Entitlement, Network, Pull};
 pub(super) use dockerfile::find_dockerfile;
 pub(super) use options::extra_host;
 
+use self::arguments::OnError;
 use self::dockerfile::DockerfileText;
+use self::failed_step::KeptSteps;
 use super::output::write_outputs;
 use crate::cli::agents::RunningAgents;
 use crate::cli::diagnostic::SourceFile;
 use crate::cli::failure::Failure;
-use crate::cli::interrupt::cancel_on_signals;
+use crate::cli::interrupt::{Watch, watch_signals};
 use crate::cli::isolation;
-use crate::cli::progress::{Style, renderer};
+use crate::cli::progress::{Display, Style, renderer};
 use crate::cli::report;
 use crate::cli::secrets::Secrets;
 use crate::cli::session::{GlobalOptions, Session};
@@ -62,14 +65,17 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
     } else {
         arguments.progress
     };
-    at_work(&arguments, global, style, |session, workshop| {
+    at_work(&arguments, global, style, |desk| {
+        let Desk { session, workshop, .. } = desk;
         let recorder = Recorder::new(
             workshop.store,
             recording::subject(&arguments, &asked),
             workshop.progress,
         );
+        let kept = KeptSteps::new(workshop.store, &recorder, workshop.progress);
         let workshop = Workshop {
             progress: &recorder,
+            failed: (arguments.on_error != OnError::Discard).then_some(&kept),
             ..workshop
         };
         let dockerfile = asked.fetch(&arguments, workshop).inspect_err(|failure| {
@@ -92,13 +98,24 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
             name: &name,
             text: &text,
         };
-        let built = pipeline::build(&request, workshop).map_err(|error| {
-            recorder.finish(&recording::finish_of(&error));
-            if arguments.explain {
-                recording::explain(&recorder, workshop.store);
+        let built = match pipeline::build(&request, workshop) {
+            Ok(built) => built,
+            Err(error) => {
+                recorder.finish(&recording::finish_of(&error));
+                if arguments.explain {
+                    recording::explain(&recorder, workshop.store);
+                }
+                let in_one_line = error.to_string();
+                let failure = report::build_failure(&source, error);
+                let hints = recording::where_the_rest_is(&recorder);
+                return Err(match (arguments.on_error, kept.first()) {
+                    (OnError::Shell, Some(step)) => {
+                        failed_step::open_shell(&step, desk, &failure.hinted(hints), &in_one_line)
+                    }
+                    (_, kept) => failure.hinted(failed_step::hints(hints, kept.as_ref())),
+                });
             }
-            report::build_failure(&source, error).hinted(recording::where_the_rest_is(&recorder))
-        })?;
+        };
         for message in report::warning_lines(&source, &built.warnings) {
             workshop.progress.report(Event::Warning { message });
         }
@@ -140,18 +157,35 @@ pub(super) fn foresee(
     tell: impl FnOnce(&SourceFile<'_>, &Forecast) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut asked = Asked::of(&arguments, false)?;
-    at_work(&arguments, global, Style::Quiet, |session, workshop| {
-        let dockerfile = asked.fetch(&arguments, workshop)?;
-        let name = dockerfile.name.clone();
-        let request = asked.request(&arguments, session, dockerfile);
-        let text = displayable(&request.dockerfile);
-        let source = SourceFile {
-            name: &name,
-            text: &text,
-        };
-        let forecast = pipeline::foresee(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
-        tell(&source, &forecast)
-    })
+    at_work(
+        &arguments,
+        global,
+        Style::Quiet,
+        |Desk { session, workshop, .. }| {
+            let dockerfile = asked.fetch(&arguments, workshop)?;
+            let name = dockerfile.name.clone();
+            let request = asked.request(&arguments, session, dockerfile);
+            let text = displayable(&request.dockerfile);
+            let source = SourceFile {
+                name: &name,
+                text: &text,
+            };
+            let forecast =
+                pipeline::foresee(&request, workshop).map_err(|error| report::build_failure(&source, error))?;
+            tell(&source, &forecast)
+        },
+    )
+}
+
+/// What a command works at.
+#[derive(Clone, Copy)]
+struct Desk<'a> {
+    session: &'a Session,
+    workshop: Workshop<'a>,
+    /// What `workshop` tells its progress.
+    display: &'a dyn Display,
+    /// What sets `workshop`'s token.
+    signals: &'a Watch,
 }
 
 /// Opens what a build works with, and works.
@@ -159,11 +193,11 @@ fn at_work<T>(
     arguments: &Arguments,
     global: &GlobalOptions,
     style: Style,
-    work: impl FnOnce(&Session, Workshop<'_>) -> Result<T, Failure>,
+    work: impl FnOnce(Desk<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let secrets = Secrets::new(&arguments.secrets)?;
     let session = Session::open_for_processes(global, &arguments.isolation)?;
-    let cancel = cancel_on_signals()?;
+    let signals = watch_signals()?;
     let progress = renderer(style);
     let agents = RunningAgents::start(&arguments.ssh, &session.store)?;
     let (mut resources, warnings) = arguments.limits.resources()?;
@@ -172,7 +206,7 @@ fn at_work<T>(
         progress.report(Event::Warning { message });
     }
     let network = NetworkOnDemand::default();
-    let puller = session.puller(&cancel);
+    let puller = session.puller(&signals.cancel);
     let workshop = Workshop {
         store: &session.store,
         snapshotter: &session.snapshotter,
@@ -181,10 +215,16 @@ fn at_work<T>(
         agents: &agents.sockets,
         resources: &resources,
         network: &network,
+        failed: None,
         progress: &*progress,
-        cancel: &cancel,
+        cancel: &signals.cancel,
     };
-    work(&session, workshop)
+    work(Desk {
+        session: &session,
+        workshop,
+        display: &*progress,
+        signals: &signals,
+    })
 }
 
 /// What is to be built, as the arguments say it.
