@@ -94,14 +94,19 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "the sandbox's outer child ends here",
     ),
     (
-        "src/executor/sandbox/supervisor.rs",
-        "stdio::stdin",
-        "its specification comes on standard input",
+        "src/executor/sandbox/keeper.rs",
+        "process::exit",
+        "the process that sandboxes are forked from ends here",
     ),
     (
-        "src/executor/sandbox/supervisor.rs",
+        "src/executor/sandbox/keeper.rs",
+        "stdio::stdin",
+        "its requests come on standard input",
+    ),
+    (
+        "src/executor/sandbox/keeper.rs",
         "stdio::stdout",
-        "standard input is replaced once it is read",
+        "standard input is replaced by the null device",
     ),
     (
         "src/executor/sandbox/init.rs",

@@ -6,8 +6,9 @@
 mod hierarchy;
 mod settings;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -118,15 +119,23 @@ impl Group {
         }
     }
 
-    /// Puts a process, and all that it starts from now on, into the group.
+    /// The files through which a process with one thread puts itself into the group, and all that it starts from then
+    /// on: it writes `0` to each.
     ///
     /// # Errors
-    /// When the kernel refuses it.
-    pub fn add(&self, process: u32) -> Result<(), CgroupError> {
-        for directory in &self.directories {
-            fs::write(directory.path.join("cgroup.procs"), process.to_string()).map_err(CgroupError::Enter)?;
-        }
-        Ok(())
+    /// When they cannot be opened.
+    pub fn entrances(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        let open = |directory: &Directory| {
+            let file = match directory.version {
+                // A thread that moves itself waits for nobody. To move another process the kernel holds up all forks
+                // of the machine, which takes milliseconds (Linux, cgroup_procs_write_start).
+                Version::One => "tasks",
+                Version::Two => "cgroup.procs",
+            };
+            let file = File::options().write(true).open(directory.path.join(file));
+            file.map(OwnedFd::from).map_err(CgroupError::Enter)
+        };
+        self.directories.iter().map(open).collect()
     }
 
     /// How many of the group's processes the kernel ended because the group was out of memory.
@@ -212,6 +221,7 @@ fn owner_is_gone(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::process::Command;
 
     use super::*;
@@ -243,16 +253,18 @@ mod tests {
             .map(|directory| directory.path.clone())
             .collect();
         assert!(paths.iter().all(|path| path.exists()));
-        // The shell waits for a line before it takes 64 MiB.
+        let entrances = group.entrances().unwrap();
+        let paths_of_entrances = entrances
+            .iter()
+            .map(|file| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+        // The shell puts itself into the group before it takes 64 MiB.
+        let script = "for file; do echo 0 >$file; done; head -c 67108864 /dev/zero | tail -c 67108864 >/dev/null";
         let mut child = Command::new("sh")
-            .args([
-                "-c",
-                "read line; head -c 67108864 /dev/zero | tail -c 67108864 >/dev/null",
-            ])
+            .args(["-c", script, "sh"])
+            .args(paths_of_entrances)
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        group.add(child.id()).unwrap();
         drop(child.stdin.take());
         let status = child.wait().unwrap();
         assert!(!status.success());

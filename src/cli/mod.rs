@@ -58,7 +58,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match cli.command.run(&cli.global) {
+    let ended = cli.command.run(&cli.global);
+    crate::executor::sandbox::stop();
+    match ended {
         Ok(code) => code,
         Err(failure) => {
             failure.print();

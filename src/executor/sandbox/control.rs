@@ -55,6 +55,8 @@ impl std::fmt::Display for Exit {
 /// What the sandbox says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
+    /// The supervisor's first word; a descriptor of its process (pidfd_open(2)) goes along.
+    Supervisor,
     /// The terminal's caller-side end goes along.
     Terminal,
     /// The process did not come to run.
@@ -243,6 +245,17 @@ pub(super) fn receive_report(socket: BorrowedFd<'_>) -> io::Result<Option<(Repor
         serde_json::from_slice(&message)?,
         descriptors.into_iter().next(),
     )))
+}
+
+/// Sends `given`, one end of another socket.
+pub(super) fn send_socket(socket: BorrowedFd<'_>, given: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(send(socket, b"+", &[given])?)
+}
+
+/// What [`send_socket`] sent; `None` when the caller is gone.
+pub(super) fn receive_socket(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let (_, descriptors) = receive(socket).ok()?;
+    descriptors.into_iter().next()
 }
 
 /// Asks init to send `signal` to the process.

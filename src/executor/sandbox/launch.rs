@@ -1,19 +1,18 @@
 //! Starts a sandbox from a process with many threads, and hears what becomes of it.
 //!
-//! Owns the caller's side. The standard library starts the program by `posix_spawn`: nothing runs between `fork` and
-//! `exec` that could meet another thread's lock, and no memory is copied. Everything else goes through the socket.
+//! Owns the caller's side: a socket to each sandbox, through which everything goes.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::net::Shutdown;
 
 use super::control::{self, Exit, Report, SetupFailure};
+use super::keeper;
 use super::mounts::{Depth, READ_ONLY, add_attributes};
 use super::spec::{SandboxSpec, Stdio};
 use super::timeline::{Moment, Stage, Timeline};
@@ -62,13 +61,11 @@ impl SandboxError {
 }
 
 /// A sandbox that runs. Dropped, it is ended.
-///
-/// It also ends with the *thread* that started it, since Linux tells a child of its parent thread's death (prctl(2),
-/// `PR_SET_PDEATHSIG`): wait for it where it was started.
 #[derive(Debug)]
 pub struct Running {
     socket: OwnedFd,
-    supervisor: Child,
+    /// The supervisor's process.
+    supervisor: OwnedFd,
     outcome: Option<Result<Exit, SetupFailure>>,
     timeline: Timeline,
     /// Removed last: it must be empty then.
@@ -112,7 +109,6 @@ pub fn start(mut spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxErro
     let mut timeline = Timeline::new(spec.timing);
     timeline.note(Stage::Begun);
     let (socket, theirs) = control::pair().map_err(SandboxError::start)?;
-    let program = executable().map_err(SandboxError::start)?;
     let group = match spec.group.is_empty() {
         true => None,
         // What this machine cannot limit, the user was told (`Group::missing`).
@@ -122,31 +118,30 @@ pub fn start(mut spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxErro
     if spec.group.memory.is_some() {
         spec.out_of_memory_score = Some(own_score());
     }
-    let supervisor = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
-        .arg0("builder")
-        .arg(super::RESERVED_ARGUMENT)
-        .env_clear()
-        .stdin(theirs)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .map_err(SandboxError::start)?;
-    // From here on, dropping this value ends the process.
-    let mut running = Running {
+    if let Some(group) = &group {
+        spec.enter(group.entrances()?);
+    }
+    keeper::start_supervisor(theirs.as_fd()).map_err(SandboxError::start)?;
+    drop(theirs);
+    timeline.note(Stage::Spawned);
+    control::send_spec(socket.as_fd(), &spec, &streams).map_err(SandboxError::start)?;
+    timeline.note(Stage::Sent);
+    Ok(Running {
+        supervisor: introduced(socket.as_fd())?,
         socket,
-        supervisor,
         outcome: None,
         timeline,
         group,
-    };
-    running.timeline.note(Stage::Spawned);
-    // Before it knows what to do: all that it starts is in the group too.
-    if let Some(group) = &running.group {
-        group.add(running.supervisor.id())?;
+    })
+}
+
+/// The supervisor, whose first word this is.
+fn introduced(socket: BorrowedFd<'_>) -> Result<OwnedFd, SandboxError> {
+    match control::receive_report(socket).map_err(SandboxError::hear)? {
+        Some((Report::Supervisor, Some(supervisor))) => Ok(supervisor),
+        Some((Report::Failed(failure), _)) => Err(failure.into()),
+        _ => Err(SandboxError::Killed),
     }
-    control::send_spec(running.socket.as_fd(), &spec, &streams).map_err(SandboxError::start)?;
-    running.timeline.note(Stage::Sent);
-    Ok(running)
 }
 
 impl Running {
@@ -167,7 +162,7 @@ impl Running {
                 self.timeline.extend(moments);
                 return Ok(Heard::Noted);
             }
-            Some((Report::Terminal, None)) | None => {}
+            Some((Report::Terminal | Report::Supervisor, _)) | None => {}
         }
         Ok(Heard::Ended)
     }
@@ -190,7 +185,7 @@ impl Running {
                 return exit;
             }
         }
-        self.supervisor.wait().map_err(SandboxError::hear)?;
+        self.wait();
         let exit = self.outcome.take().ok_or(SandboxError::Killed)??;
         let out_of_memory = self.out_of_memory();
         let stages = self.stages()?;
@@ -199,6 +194,12 @@ impl Running {
             out_of_memory,
             stages,
         })
+    }
+
+    /// Waits until the supervisor is gone, and with it all of the sandbox.
+    fn wait(&self) {
+        let mut watched = [PollFd::new(&self.supervisor, PollFlags::IN)];
+        let _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut watched, None));
     }
 
     /// The notes of all processes, which are gone by now.
@@ -241,9 +242,9 @@ impl AsFd for Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The supervisor sees its caller leave, and ends everything. Both fail when it is over already.
+        // The supervisor sees its caller leave, and ends everything. It may be over already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
-        let _ = self.supervisor.wait();
+        self.wait();
     }
 }
 
@@ -254,7 +255,7 @@ fn own_score() -> i32 {
 }
 
 /// This program's file, in a form that whoever gets hold of it through `/proc` cannot write to (CVE-2019-5736).
-fn executable() -> io::Result<BorrowedFd<'static>> {
+pub(super) fn executable() -> io::Result<BorrowedFd<'static>> {
     static EXECUTABLE: Mutex<Option<&'static OwnedFd>> = Mutex::new(None);
     let mut known = EXECUTABLE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match *known {

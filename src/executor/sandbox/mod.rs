@@ -3,14 +3,15 @@
 //! Owns every way in which the program executes something from an image. Knows neither steps nor containers: the
 //! caller hands in a root (a detached mount), what to mount, what to run, and gets the exit status.
 //!
-//! Four processes take part. `docs/sandbox.md` tells why.
+//! Five processes take part. `docs/sandbox.md` tells why.
 //!
-//! 1. The *caller*, with many threads, starts the program anew ([`run_if_sandbox`]): nothing is allocated between
-//!    `fork` and `exec`, and nothing of the caller's memory or environment goes along.
-//! 2. The *supervisor* (`supervisor`) lives in the caller's pid namespace. It enters the new namespaces and ends the
+//! 1. The *caller*, with many threads, starts the program anew ([`run_if_sandbox`]), once for all sandboxes: nothing is
+//!    allocated between `fork` and `exec`, and nothing of the caller's memory or environment goes along.
+//! 2. The *keeper* (`keeper`) is that program: it forks a supervisor for each sandbox.
+//! 3. The *supervisor* (`supervisor`) lives in the caller's pid namespace. It enters the new namespaces and ends the
 //!    sandbox when the caller is gone.
-//! 3. *Init* (`init`) is process 1 inside. It mounts, waits, reaps, forwards signals. When it ends, everything ends.
-//! 4. The *program* (`program`): gives up privileges and becomes what was asked for.
+//! 4. *Init* (`init`) is process 1 inside. It mounts, waits, reaps, forwards signals. When it ends, everything ends.
+//! 5. The *program* (`program`): gives up privileges and becomes what was asked for.
 //!
 //! Where neither mounts nor namespaces are to be had, `chroot` does with less, if the user says so.
 
@@ -20,6 +21,7 @@ mod control;
 mod devices;
 mod files;
 mod init;
+mod keeper;
 mod kernel_files;
 mod launch;
 mod lines;
@@ -37,6 +39,7 @@ mod timeline;
 
 pub use chroot::end_leftovers;
 pub use control::{Emulator, Exit, SetupFailure};
+pub use keeper::stop;
 pub use launch::{Ended, Heard, Running, SandboxError, start};
 pub use machine::{Runs, runs};
 pub use obstacles::missing_for_chroot;
@@ -50,7 +53,7 @@ pub use timeline::{Moment, Stage, Timing};
 /// How to have programs for other processors run.
 pub const EMULATION: &str = "install the package qemu-user-static, which registers QEMU's emulators with the kernel";
 
-/// The first argument that makes the program a sandbox's supervisor.
+/// The first argument that makes the program the one that sandboxes are forked from.
 const RESERVED_ARGUMENT: &str = "__sandbox";
 
 /// Becomes a sandbox, and never returns, when the caller started the program for that. To be called first thing in
@@ -60,7 +63,7 @@ pub fn run_if_sandbox() {
         .nth(1)
         .is_some_and(|argument| argument == RESERVED_ARGUMENT)
     {
-        supervisor::main();
+        keeper::main();
     }
 }
 

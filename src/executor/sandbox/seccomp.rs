@@ -5,6 +5,7 @@
 //! Linux, `arch/x86/entry/syscalls/`.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use rustix::io::{Errno, Result};
 
@@ -111,16 +112,30 @@ enum Ownership {
     Squashed,
 }
 
-/// Filters this process from now on. It needs CAP_SYS_ADMIN or no-new-privileges.
-pub(super) fn install(confinement: Confinement) -> Result<()> {
-    let ownership = match rootless::has_single_id() {
+/// Has the filter of confined processes ready: for this process and those that are forked from it.
+pub(super) fn prepare() -> &'static [libc::sock_filter] {
+    static CONFINED: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
+    CONFINED.get_or_init(|| translate(Confinement::Default, ownership()))
+}
+
+fn ownership() -> Ownership {
+    match rootless::has_single_id() {
         true => Ownership::Squashed,
         false => Ownership::Real,
-    };
-    if confinement == Confinement::Insecure && ownership == Ownership::Real {
-        return Ok(());
     }
-    let filter = translate(confinement, ownership);
+}
+
+/// Filters this process from now on. It needs CAP_SYS_ADMIN or no-new-privileges.
+pub(super) fn install(confinement: Confinement) -> Result<()> {
+    let unconfined;
+    let filter = match (confinement, ownership()) {
+        (Confinement::Default, _) => prepare(),
+        (Confinement::Insecure, Ownership::Real) => return Ok(()),
+        (Confinement::Insecure, Ownership::Squashed) => {
+            unconfined = translate(confinement, Ownership::Squashed);
+            unconfined.as_slice()
+        }
+    };
     let length = u16::try_from(filter.len()).map_err(|_| Errno::TOOBIG)?;
     let program = libc::sock_fprog {
         len: length,

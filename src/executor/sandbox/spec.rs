@@ -49,6 +49,8 @@ pub struct SandboxSpec {
     pub(super) out_of_memory_score: Option<i32>,
     /// Whether the stages of its making are noted.
     pub timing: Timing,
+    /// The control groups that it is put into: their files' places among the descriptors.
+    pub(super) entrances: Vec<usize>,
     /// A terminal of this size in place of the three standard streams.
     pub terminal: Option<TerminalSize>,
     /// The root, then the bind mounts' trees.
@@ -74,6 +76,7 @@ impl SandboxSpec {
             limits: Vec::new(),
             group: cgroup::Limits::default(),
             out_of_memory_score: None,
+            entrances: Vec::new(),
             timing: Timing::Off,
             terminal: None,
             descriptors: vec![root],
@@ -131,6 +134,13 @@ impl SandboxSpec {
             namespace: self.descriptors.len(),
         };
         self.descriptors.push(namespace);
+    }
+
+    /// Puts the process, and all that it starts, into control groups, by writing to these files.
+    pub(super) fn enter(&mut self, groups: Vec<OwnedFd>) {
+        let first = self.descriptors.len();
+        self.descriptors.extend(groups);
+        self.entrances = (first..self.descriptors.len()).collect();
     }
 
     fn mount(&mut self, target: impl Into<String>, source: Source) {

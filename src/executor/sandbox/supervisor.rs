@@ -1,36 +1,33 @@
 //! The process between the caller and the sandbox: enters the namespaces, starts init, ends the sandbox with its caller.
 //!
 //! Owns the namespaces. It stays in the caller's pid namespace, where it can see both ends: init by its descriptor, the
-//! caller by the socket. It is a fresh program with one thread, so it may fork and allocate as it likes.
+//! caller by the socket. It has one thread, so it may fork and allocate as it likes.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{PidfdFlags, Signal, WaitOptions};
 use rustix::thread::UnshareFlags;
 
 use super::control::{self, Report, SetupFailure};
 use super::spec::{Isolation, Network, SandboxSpec};
 use super::timeline::{self, Stage, Timeline};
-use super::{chroot, init, rootless};
+use super::{chroot, init};
 
-/// Never returns. Standard input is the socket to the caller.
-pub(super) fn main() -> ! {
+/// Never returns. `socket` leads to the caller.
+pub(super) fn main(socket: &OwnedFd) -> ! {
     let begun = timeline::now();
-    // Whatever the caller's death signal means to others, here it is the end.
+    // It ends with the process that it was forked from, as that one does with the caller.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    // Neither this process nor those forked from it can be looked into from inside, and dumps of them, which hold
-    // secrets, are not written (proc(5), "dumpable").
-    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    // A session of its own: keys typed at the caller's terminal do not signal it.
     let _ = rustix::process::setsid();
-    let Ok(socket) = take_socket() else {
+    let introduced = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+    let Ok(introduced) = introduced else {
         std::process::exit(125);
     };
-    // Read while /proc is the caller's: later an image's directory lies over it.
-    rootless::has_single_id();
-    // The caller may be gone already, or the program was started by somebody who knows the word.
+    control::report(socket.as_fd(), &Report::Supervisor, &[introduced.as_fd()]);
+    drop(introduced);
+    // The caller may be gone already.
     let Ok((spec, stdio)) = control::receive_spec(socket.as_fd()) else {
         std::process::exit(125);
     };
@@ -44,19 +41,16 @@ pub(super) fn main() -> ! {
     std::process::exit(0);
 }
 
-/// Moves the socket off standard input, which becomes the null device as the other two streams are.
-fn take_socket() -> rustix::io::Result<OwnedFd> {
-    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
-    Ok(socket)
-}
-
 fn supervise(
     socket: BorrowedFd<'_>,
     spec: SandboxSpec,
     stdio: Vec<OwnedFd>,
     timeline: &mut Timeline,
 ) -> Result<(), SetupFailure> {
+    // First of all: everything that follows is the groups', too.
+    for file in spec.entrances.iter().filter_map(|place| spec.descriptors.get(*place)) {
+        rustix::io::write(file, b"0").map_err(SetupFailure::kernel("put the process under its limits"))?;
+    }
     if spec.out_of_memory_score.is_some() {
         // An ordinary user may not.
         let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
