@@ -15,6 +15,9 @@ use super::spec::{Isolation, Network, SandboxSpec};
 use super::timeline::{self, Stage, Timeline};
 use super::{chroot, init};
 
+/// The greatest value of proc(5), `oom_score_adj`.
+const GOES_FIRST: i32 = 1000;
+
 /// Never returns. `socket` leads to the caller.
 pub(super) fn main(socket: &OwnedFd) -> ! {
     let begun = timeline::now();
@@ -43,7 +46,7 @@ pub(super) fn main(socket: &OwnedFd) -> ! {
 
 fn supervise(
     socket: BorrowedFd<'_>,
-    spec: SandboxSpec,
+    mut spec: SandboxSpec,
     stdio: Vec<OwnedFd>,
     timeline: &mut Timeline,
 ) -> Result<(), SetupFailure> {
@@ -51,9 +54,9 @@ fn supervise(
     for file in spec.entrances.iter().filter_map(|place| spec.descriptors.get(*place)) {
         rustix::io::write(file, b"0").map_err(SetupFailure::kernel("put the process under its limits"))?;
     }
-    if spec.out_of_memory_score.is_some() {
-        // An ordinary user may not.
-        let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    if spec.out_of_memory_score.is_some() && std::fs::write("/proc/self/oom_score_adj", "-1000").is_err() {
+        // An ordinary user may not spare itself, but let the program go first.
+        spec.out_of_memory_score = Some(GOES_FIRST);
     }
     if spec.isolation == Isolation::Chroot {
         return chroot::run(socket, spec, stdio);
