@@ -114,6 +114,11 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "pid 1 of the sandbox ends here",
     ),
     (
+        "src/executor/sandbox/runtime/mod.rs",
+        "process::exit",
+        "the same, while an OCI runtime works",
+    ),
+    (
         "src/executor/sandbox/program.rs",
         "process::exit",
         "the child that could not execute the command ends here",

@@ -27,6 +27,8 @@ pub(super) struct Config {
     pub copy_mode: Option<CopyMode>,
     /// How steps and containers are kept apart from the machine.
     pub isolation: Option<Way>,
+    /// The OCI runtime that runs steps and containers; the program's own sandbox where none is named.
+    pub runtime: Option<String>,
     /// `[registry."docker.io"]` and its kin.
     #[serde(default)]
     pub registry: RegistryConfig,
@@ -78,6 +80,7 @@ impl Config {
             config.root = own.root.or(config.root);
             config.jobs = own.jobs.or(config.jobs);
             config.isolation = own.isolation.or(config.isolation);
+            config.runtime = own.runtime.or(config.runtime);
             config.copy_mode = own.copy_mode.or(config.copy_mode);
             config.registry.overlay(own.registry);
         }

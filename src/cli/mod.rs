@@ -18,6 +18,7 @@ mod progress;
 #[cfg(test)]
 mod reference;
 mod report;
+mod runtime;
 mod secrets;
 mod session;
 mod template;

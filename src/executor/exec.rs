@@ -14,7 +14,7 @@ use super::cache_mount::CacheMountError;
 use super::failed::FailedSteps;
 use super::file::{FileError, Input};
 use super::networking::{self, NetworkingError};
-use super::sandbox::{self, Bytes, Confinement, Ended, Exit, Isolation, Limit, SandboxError, SandboxSpec};
+use super::sandbox::{self, Bytes, Confinement, Ended, Exit, Isolation, Limit, Runtime, SandboxError, SandboxSpec};
 use super::step_mounts::Scene;
 use crate::cancel::Cancel;
 use crate::cgroup;
@@ -90,6 +90,8 @@ pub struct Resources {
     /// `--isolation`.
     #[serde(skip)]
     pub isolation: Isolation,
+    /// What runs it, where that is not the program's own sandbox.
+    pub runtime: Option<Runtime>,
 }
 
 /// Why a process gave no snapshot.
@@ -243,6 +245,7 @@ impl ExecTask<'_> {
         spec.limits.clone_from(&self.resources.limits);
         spec.shm_size = self.resources.shm_size;
         spec.group.clone_from(&self.resources.group);
+        spec.runtime.clone_from(&self.resources.runtime);
         self.mounts(&mut spec, scene)?;
         Ok((spec, lease))
     }

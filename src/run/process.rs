@@ -148,7 +148,7 @@ pub(super) fn start(spec: SandboxSpec, streams: Streams, signals: &OwnedFd) -> R
             let mut running = sandbox::start(spec, Stdio::Terminal(size))?;
             match running.hear()? {
                 Heard::Terminal(inner) => terminal::drive(running, inner, input, output, signals),
-                Heard::Ended | Heard::Noted => Ok(running.finish()?),
+                Heard::Ended | Heard::Noted | Heard::Started => Ok(running.finish()?),
             }
         }
     }
@@ -280,6 +280,7 @@ fn sandbox_spec<'n>(
     spec.limits.clone_from(&options.resources.limits);
     spec.shm_size = options.resources.shm_size;
     spec.group.clone_from(&options.resources.group);
+    spec.runtime.clone_from(&options.resources.runtime);
     for volume in &options.volumes {
         if spec.isolation == Isolation::Chroot {
             return Err(RunError::CannotMount(volume.source.clone()));

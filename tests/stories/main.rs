@@ -32,6 +32,7 @@ mod read_old_logs;
 mod reproduce_an_image;
 mod run_images;
 mod run_steps;
+mod run_with_a_runtime;
 mod see_the_plan;
 mod share_a_store;
 mod the_users_own;

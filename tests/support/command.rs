@@ -33,6 +33,10 @@ impl Program {
         let mut command = Command::new(binary);
         command.args(arguments).env_clear().stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        // The same stories, with an OCI runtime.
+        if let Some(runtime) = std::env::var_os("BUILDER_TEST_RUNTIME") {
+            command.env("BUILDER_RUNTIME", runtime);
+        }
         if let Some(account) = account {
             command.uid(account.uid).gid(account.gid).env("USER", &account.name);
         }

@@ -16,6 +16,7 @@ use crate::cli::isolation::{self, IsolationArguments};
 use crate::cli::limits::LimitArguments;
 use crate::cli::output;
 use crate::cli::progress::{Style, printable, renderer};
+use crate::cli::runtime::RuntimeArgument;
 use crate::cli::secrets::{SecretArgument, Secrets};
 use crate::cli::session::{GlobalOptions, Session};
 use crate::executor::{FailedState, Resources};
@@ -55,6 +56,8 @@ pub(in crate::cli) struct Arguments {
     limits: LimitArguments,
     #[command(flatten)]
     isolation: IsolationArguments,
+    #[command(flatten)]
+    runtime: RuntimeArgument,
     /// What to run; by default the step's shell.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -78,6 +81,7 @@ fn visit(arguments: &Arguments, global: &GlobalOptions) -> Result<ExitCode, Fail
     }
     let resources = Resources {
         isolation: session.isolation,
+        runtime: arguments.runtime.find(&session)?,
         ..instead_of(&own, &state.resources)
     };
     let (network, progress) = (NetworkOnDemand::default(), renderer(Style::Quiet));
@@ -185,6 +189,7 @@ fn instead_of(given: &Resources, kept: &Resources) -> Resources {
         limits: limits.clone(),
         group: group.clone(),
         isolation: given.isolation,
+        runtime: given.runtime.clone(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::cli::interrupt::forward_signals;
 use crate::cli::isolation::{self, IsolationArguments};
 use crate::cli::limits::LimitArguments;
 use crate::cli::progress::{Style, renderer};
+use crate::cli::runtime::RuntimeArgument;
 use crate::cli::session::{GlobalOptions, Session, default_platform};
 use crate::executor::Resources;
 use crate::graph::Access;
@@ -75,6 +76,8 @@ pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     isolation: IsolationArguments,
     #[command(flatten)]
+    runtime: RuntimeArgument,
+    #[command(flatten)]
     limits: LimitArguments,
     /// The image: a name, an id, or the beginning of an id.
     image: String,
@@ -90,6 +93,7 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
 
 fn run_container(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
     let session = Session::open_for_processes(global, &arguments.isolation)?;
+    let runtime = arguments.runtime.find(&session)?;
     // Ctrl-C ends a pull; from then on signals are the container's.
     let (signals, cancel) = forward_signals()?;
     let _in_use = session.store.in_use()?;
@@ -102,6 +106,7 @@ fn run_container(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCod
     let snapshot = puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
     let (mut resources, warnings) = arguments.limits.resources()?;
     resources.isolation = session.isolation;
+    resources.runtime = runtime;
     for message in isolation::remark(session.isolation).into_iter().chain(warnings) {
         progress.report(Event::Warning { message });
     }

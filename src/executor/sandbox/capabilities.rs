@@ -27,11 +27,13 @@ const DOCKER_DEFAULT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
-/// Whoever may call `chroot(2)` can leave a root that is nothing but that (chroot(2), NOTES).
-fn allowed(isolation: Isolation) -> CapabilitySet {
-    match isolation {
-        Isolation::Sandbox => DOCKER_DEFAULT,
-        Isolation::Chroot => DOCKER_DEFAULT.difference(CapabilitySet::SYS_CHROOT),
+/// What a process of root's may have: the default set, or all that this process has.
+pub(super) fn bounds(confinement: Confinement, isolation: Isolation) -> Result<CapabilitySet> {
+    match (confinement, isolation) {
+        (Confinement::Default, Isolation::Sandbox) => Ok(DOCKER_DEFAULT),
+        // Whoever may call `chroot(2)` can leave a root that is nothing but that (chroot(2), NOTES).
+        (Confinement::Default, Isolation::Chroot) => Ok(DOCKER_DEFAULT.difference(CapabilitySet::SYS_CHROOT)),
+        (Confinement::Insecure, _) => Ok(rustix::thread::capabilities(None)?.permitted),
     }
 }
 
@@ -45,9 +47,10 @@ pub(super) fn limit(confinement: Confinement, isolation: Isolation) -> Result<()
     if confinement == Confinement::Insecure {
         return Ok(());
     }
+    let bounds = bounds(confinement, isolation)?;
     let others = (0..MOST_CAPABILITIES)
         .map(|number| CapabilitySet::from_bits_retain(1 << number))
-        .filter(|capability| !allowed(isolation).contains(*capability));
+        .filter(|capability| !bounds.contains(*capability));
     for capability in others {
         match remove_capability_from_bounding_set(capability) {
             Err(Errno::INVAL) => break,
@@ -60,13 +63,11 @@ pub(super) fn limit(confinement: Confinement, isolation: Isolation) -> Result<()
 /// Sets what the process itself has: for root the default set, for others nothing. Inheritable and ambient capabilities
 /// are empty (CVE-2022-29162).
 pub(super) fn take(confinement: Confinement, isolation: Isolation) -> Result<()> {
-    let own = match (rustix::process::getuid().is_root(), confinement) {
-        (true, Confinement::Default) if isolation == Isolation::Chroot => {
-            // What the builder's own container lacks, nobody in it can have.
-            allowed(isolation).intersection(rustix::thread::capabilities(None)?.permitted)
-        }
-        (true, Confinement::Default) => DOCKER_DEFAULT,
-        (true, Confinement::Insecure) => rustix::thread::capabilities(None)?.permitted,
+    let bounds = bounds(confinement, isolation)?;
+    let own = match (rustix::process::getuid().is_root(), isolation) {
+        (true, Isolation::Sandbox) => bounds,
+        // What the builder's own container lacks, nobody in it can have.
+        (true, Isolation::Chroot) => bounds.intersection(rustix::thread::capabilities(None)?.permitted),
         (false, _) => CapabilitySet::empty(),
     };
     clear_ambient_capability_set()?;

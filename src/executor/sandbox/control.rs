@@ -61,6 +61,8 @@ pub(super) enum Report {
     Terminal,
     /// The process did not come to run.
     Failed(SetupFailure),
+    /// An OCI runtime has made the container: from here on, output is the process's.
+    Started,
     /// The process ended.
     Exited(Exit),
     /// What one of the sandbox's processes noted.
@@ -122,6 +124,14 @@ pub enum SetupFailure {
         /// errno(3).
         errno: i32,
     },
+    /// An OCI runtime could not run it.
+    #[error("the OCI runtime `{runtime}` could not run the process: {reason}")]
+    Runtime {
+        /// As it was asked for.
+        runtime: String,
+        /// What it said.
+        reason: String,
+    },
     /// The kernel refused something that a sandbox needs.
     #[error("the kernel refused to {action}: {}", Errno::from_raw_os_error(*.errno))]
     Kernel {
@@ -172,6 +182,7 @@ impl SetupFailure {
             } => {
                 Some("register it with the flag F, as the package qemu-user-static does: the kernel keeps it open then")
             }
+            SetupFailure::Runtime { .. } => Some("without --runtime, the sandbox of builder itself runs it"),
             _ => None,
         }
     }
@@ -267,6 +278,13 @@ pub(super) fn send_signal(socket: BorrowedFd<'_>, signal: i32) -> io::Result<()>
 pub(super) fn receive_signal(socket: BorrowedFd<'_>) -> Option<i32> {
     let (message, _) = receive(socket).ok()?;
     Some(i32::from_ne_bytes(message.try_into().ok()?))
+}
+
+/// One descriptor that somebody sends.
+pub(super) fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (_, descriptors) = receive(socket)?;
+    let nothing = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    descriptors.into_iter().next().ok_or_else(nothing)
 }
 
 fn send(socket: BorrowedFd<'_>, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {

@@ -30,10 +30,10 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// Bytes of `/dev/shm` unless more are asked for: Docker's default.
-const SHARED_MEMORY: u64 = 64 << 20;
+pub(super) const SHARED_MEMORY: u64 = 64 << 20;
 
 /// The group `tty`, to which terminals belong: the same number in every distribution.
-const TTY_GROUP: &str = "5";
+pub(super) const TTY_GROUP: &str = "5";
 
 /// The mounted `/dev` and what is in it that the rest of the set-up needs.
 pub(super) struct Devices {
@@ -90,6 +90,12 @@ pub(super) fn mount(target: BorrowedFd<'_>, shm_size: Option<u64>) -> Result<Dev
         Err(error) => return Err(error),
     }
     Ok(Devices { directory, terminals })
+}
+
+/// Whether this kernel was built with message queues.
+pub(super) fn has_message_queues() -> bool {
+    let known = std::fs::read_to_string("/proc/filesystems");
+    known.is_ok_and(|known| known.lines().any(|line| line.ends_with("\tmqueue")))
 }
 
 fn terminals() -> Result<OwnedFd> {

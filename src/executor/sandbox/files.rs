@@ -24,6 +24,20 @@ use super::timeline::{Stage, Timeline};
 /// How often a path is looked up while others rename or mount.
 const MOST_LOOKS: usize = 10_000;
 
+/// Where what belongs to a root is attached until it has its place: directories that only this mount namespace sees.
+pub(super) struct Places<'a> {
+    /// The root itself.
+    pub(super) root: &'a str,
+    /// Trees of which a part is mounted.
+    pub(super) part: &'a str,
+}
+
+/// Every Linux system has these; what they show goes away with the old root.
+pub(super) const OLD_ROOT: Places<'static> = Places {
+    root: "/proc",
+    part: "/sys",
+};
+
 /// A root that is put together.
 pub(super) struct Root {
     /// Its mount points.
@@ -35,15 +49,13 @@ pub(super) struct Root {
 }
 
 /// Mounts everything. To be called in the sandbox's own mount and pid namespace, before any foreign code runs.
-pub(super) fn assemble(spec: &SandboxSpec, timeline: &mut Timeline) -> Result<Root, SetupFailure> {
+pub(super) fn assemble(spec: &SandboxSpec, places: &Places<'_>, timeline: &mut Timeline) -> Result<Root, SetupFailure> {
     let action = "make the mounts private";
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(SetupFailure::kernel(action))?;
     let root = &spec.descriptors[0];
-    // Somewhere it must be attached until it is the root; every Linux system has this directory. Only this namespace
-    // sees it there.
-    let place = rustix::fs::openat(CWD, "/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(SetupFailure::kernel("open /proc"))?;
+    let place = rustix::fs::openat(CWD, places.root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SetupFailure::kernel(format!("open {}", places.root)))?;
     attach(root.as_fd(), place.as_fd()).map_err(SetupFailure::kernel("mount the root"))?;
     let root = root
         .try_clone()
@@ -55,7 +67,7 @@ pub(super) fn assemble(spec: &SandboxSpec, timeline: &mut Timeline) -> Result<Ro
     let devices = devices::mount(dev.as_fd(), spec.shm_size).map_err(SetupFailure::kernel("mount /dev"))?;
     timeline.note(Stage::DevMounted);
     for (index, mount) in spec.mounts.iter().enumerate() {
-        mount_one(spec, index, &mut targets, &devices).map_err(|errno| SetupFailure::Mount {
+        mount_one(spec, index, &mut targets, &devices, places).map_err(|errno| SetupFailure::Mount {
             target: mount.target.clone(),
             errno: errno.raw_os_error(),
         })?;
@@ -96,7 +108,13 @@ fn mount_kernel_files(targets: &mut Targets, spec: &SandboxSpec, timeline: &mut 
     Ok(())
 }
 
-fn mount_one(spec: &SandboxSpec, index: usize, targets: &mut Targets, devices: &Devices) -> rustix::io::Result<()> {
+fn mount_one(
+    spec: &SandboxSpec,
+    index: usize,
+    targets: &mut Targets,
+    devices: &Devices,
+    places: &Places<'_>,
+) -> rustix::io::Result<()> {
     let SandboxMount { target, source } = &spec.mounts[index];
     match source {
         Source::Bind {
@@ -105,22 +123,24 @@ fn mount_one(spec: &SandboxSpec, index: usize, targets: &mut Targets, devices: &
             access,
         } => {
             let tree = spec.descriptors.get(*descriptor).ok_or(Errno::BADF)?.as_fd();
-            let part = path.as_ref().map(|path| part_of(tree, &path.0)).transpose()?;
+            let part = path.as_ref().map(|path| part_of(tree, &path.0, places)).transpose()?;
             let tree = part.as_ref().map_or(tree, AsFd::as_fd);
             add_attributes(tree, Depth::All, attributes(*access))?;
             attach_inside(tree, target, targets)
         }
-        Source::Tmpfs { size, access } => {
-            let size = size.map(|bytes| bytes.to_string());
-            let mut options = vec![("source", "tmpfs"), ("mode", "1777")];
-            options.extend(size.as_deref().map(|size| ("size", size)));
-            let tree = new_filesystem("tmpfs", &options, attributes(*access) | NO_SETUID)?;
-            attach_inside(tree.as_fd(), target, targets)
-        }
+        Source::Tmpfs { size, access } => attach_inside(tmpfs(*size, *access)?.as_fd(), target, targets),
         // Only those lend who cannot mount.
         Source::Lent { .. } => Err(Errno::INVAL),
         Source::File(file) => mount_file(file, target, targets, devices.directory.as_fd()),
     }
+}
+
+/// An empty file system in memory.
+pub(super) fn tmpfs(size: Option<u64>, access: Access) -> rustix::io::Result<OwnedFd> {
+    let size = size.map(|bytes| bytes.to_string());
+    let mut options = vec![("source", "tmpfs"), ("mode", "1777")];
+    options.extend(size.as_deref().map(|size| ("size", size)));
+    new_filesystem("tmpfs", &options, attributes(access) | NO_SETUID)
 }
 
 /// Mounts `tree` at `target`, which is made when it is missing.
@@ -135,9 +155,9 @@ fn attach_inside(tree: BorrowedFd<'_>, target: &str, targets: &mut Targets) -> r
 
 /// The file or directory `path` of `tree`, as a mount of its own. Links and `..` in it stay inside the tree
 /// (CVE-2024-1753), and what was found is held by descriptor, whatever becomes of its name (CVE-2024-23651).
-fn part_of(tree: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    // Before Linux 6.15 only what is attached can be cloned. The old root, which is about to go, has the place.
-    let place = rustix::fs::openat(CWD, "/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+fn part_of(tree: BorrowedFd<'_>, path: &[u8], places: &Places<'_>) -> rustix::io::Result<OwnedFd> {
+    // Before Linux 6.15 only what is attached can be cloned.
+    let place = rustix::fs::openat(CWD, places.part, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     attach(tree, place.as_fd())?;
     let found = find_below(tree, path, OFlags::PATH | OFlags::CLOEXEC)?;
     clone_tree(found.as_fd(), "", Depth::One, NOTHING)
@@ -157,7 +177,7 @@ pub(super) fn find_below(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> ru
     Err(Errno::AGAIN)
 }
 
-fn attributes(access: Access) -> rustix::mount::MountAttrFlags {
+pub(super) fn attributes(access: Access) -> rustix::mount::MountAttrFlags {
     match access {
         Access::ReadOnly => READ_ONLY | NO_DEVICES,
         Access::ReadWrite => NO_DEVICES,
@@ -181,7 +201,7 @@ fn mount_file(
     rustix::fs::unlinkat(memory, NAME, rustix::fs::AtFlags::empty())
 }
 
-fn write_file(descriptor: OwnedFd, file: &MemoryFile) -> rustix::io::Result<()> {
+pub(super) fn write_file(descriptor: OwnedFd, file: &MemoryFile) -> rustix::io::Result<()> {
     let mut writer = File::from(descriptor);
     writer
         .write_all(&file.content.0)

@@ -6,12 +6,12 @@
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::control::{self, Exit, Report, SetupFailure};
 use super::spec::SandboxSpec;
 use super::timeline::{Stage, Timeline};
-use super::{devices, files, program};
+use super::{devices, files, program, runtime};
 
 /// Never returns.
 pub(super) fn main(socket: BorrowedFd<'_>, spec: SandboxSpec, stdio: Vec<OwnedFd>) -> ! {
@@ -37,7 +37,10 @@ fn run(
 ) -> Result<Exit, SetupFailure> {
     // The sandbox's files are seen with the mode that the set-up says.
     rustix::process::umask(rustix::fs::Mode::empty());
-    let root = files::assemble(&spec, timeline)?;
+    if let Some(runtime) = spec.runtime.take() {
+        return runtime::run(socket, &runtime, &spec, stdio, timeline);
+    }
+    let root = files::assemble(&spec, &files::OLD_ROOT, timeline)?;
     let streams = match spec.terminal {
         None => program::Streams::Descriptors(stdio),
         Some(size) => {
@@ -59,7 +62,7 @@ fn run(
     .map_err(SetupFailure::kernel("start a process"))?;
     spec.descriptors.clear();
     drop((streams, root.working_dir, root.devices));
-    let Some(exit) = wait(socket, children.as_fd(), pid) else {
+    let Some(exit) = wait(socket, children.as_fd(), pid, &mut || {}) else {
         // Nobody is there who wants to know; the kernel ends the rest.
         std::process::exit(0);
     };
@@ -90,15 +93,22 @@ pub(super) fn child_signals() -> rustix::io::Result<OwnedFd> {
 }
 
 /// Waits for `program`, reaping whatever else ends meanwhile, and passing on the signals that the caller asks for.
-/// `None` when the caller is gone.
-pub(super) fn wait(socket: BorrowedFd<'_>, children: BorrowedFd<'_>, program: Pid) -> Option<Exit> {
+/// `last_look` is when it has ended and can still be seen. `None` when the caller is gone.
+pub(super) fn wait(
+    socket: BorrowedFd<'_>,
+    children: BorrowedFd<'_>,
+    program: Pid,
+    last_look: &mut dyn FnMut(),
+) -> Option<Exit> {
     loop {
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        while let Some(pid) = ended_child() {
             if pid == program {
-                return Some(match (status.exit_status(), status.terminating_signal()) {
-                    (Some(code), _) => Exit::Code(code),
-                    (None, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
-                });
+                last_look();
+            }
+            if let Ok(Some((_, status))) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)
+                && pid == program
+            {
+                return Some(exit_of(status));
             }
         }
         let mut watched = [
@@ -107,8 +117,7 @@ pub(super) fn wait(socket: BorrowedFd<'_>, children: BorrowedFd<'_>, program: Pi
         ];
         let _ = rustix::event::poll(&mut watched, None);
         if watched[0].revents().contains(PollFlags::IN) {
-            let mut drained = [0u8; 4096];
-            let _ = rustix::io::read(children, &mut drained);
+            forget_signals(children);
         }
         if !watched[1].revents().is_empty() {
             match control::receive_signal(socket) {
@@ -120,8 +129,34 @@ pub(super) fn wait(socket: BorrowedFd<'_>, children: BorrowedFd<'_>, program: Pi
     }
 }
 
+/// A child that has ended and was not reaped.
+pub(super) fn ended_child() -> Option<Pid> {
+    // SAFETY: all bytes zero is a valid `siginfo_t`, which the kernel fills in.
+    let mut told: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the structure outlives the call.
+    match unsafe { libc::waitid(libc::P_ALL, 0, &raw mut told, options) } {
+        // SAFETY: waitid(2) filled in the part that tells of a child, or left it zero.
+        0 => Pid::from_raw(unsafe { told.si_pid() }),
+        _ => None,
+    }
+}
+
+/// Takes what there is to read about children that ended; they themselves are asked for.
+pub(super) fn forget_signals(children: BorrowedFd<'_>) {
+    let mut drained = [0u8; 4096];
+    let _ = rustix::io::read(children, &mut drained);
+}
+
+pub(super) fn exit_of(status: WaitStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
+    }
+}
+
 /// Ends every process of the sandbox but this one, and waits until they are gone.
-fn end_all() {
+pub(super) fn end_all() {
     // SAFETY: kill(2) has no memory to corrupt; from process 1, -1 means all others of this pid namespace.
     unsafe { libc::kill(-1, libc::SIGKILL) };
     while rustix::io::retry_on_intr(|| rustix::process::wait(WaitOptions::empty())).is_ok() {}

@@ -30,6 +30,23 @@ const MASKED_IN_PROC: [&str; 10] = [
 const READ_ONLY_IN_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 const MASKED_IN_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 
+/// What is masked, as absolute paths.
+pub(super) fn masked() -> Vec<String> {
+    let proc = MASKED_IN_PROC.iter().map(|path| format!("/proc/{path}"));
+    let sys = MASKED_IN_SYS.iter().map(|path| format!("/sys/{path}"));
+    proc.chain(sys).collect()
+}
+
+/// What is read-only besides `/sys`, as absolute paths.
+pub(super) fn read_only() -> Vec<String> {
+    READ_ONLY_IN_PROC.iter().map(|path| format!("/proc/{path}")).collect()
+}
+
+/// Whether the host has the second version of control groups alone.
+pub(super) fn has_unified_control_groups() -> bool {
+    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|host| host.f_type == CGROUP2_MAGIC)
+}
+
 /// Linux, magic.h.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 
@@ -67,7 +84,7 @@ pub(super) fn mount_sys(target: BorrowedFd<'_>, confinement: Confinement) -> Res
 
 /// The control group of the sandbox, where the host has the second version alone: programs read their limits there.
 fn mount_control_groups(sys: BorrowedFd<'_>, attributes: rustix::mount::MountAttrFlags) -> Result<()> {
-    let unified = rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|host| host.f_type == CGROUP2_MAGIC);
+    let unified = has_unified_control_groups();
     let Some(target) = open_below(sys, "fs/cgroup")?.filter(|_| unified) else {
         return Ok(());
     };

@@ -90,6 +90,8 @@ pub enum Heard {
     Terminal(OwnedFd),
     /// Stages, which [`Running::finish`] will tell.
     Noted,
+    /// An OCI runtime has made the container. What was written until now was the runtime's own.
+    Started,
     /// The process has ended, or will never run. Its output may still lie in its pipes.
     Ended,
 }
@@ -152,6 +154,7 @@ impl Running {
     pub fn hear(&mut self) -> Result<Heard, SandboxError> {
         match control::receive_report(self.socket.as_fd()).map_err(SandboxError::hear)? {
             Some((Report::Terminal, Some(terminal))) => return Ok(Heard::Terminal(terminal)),
+            Some((Report::Started, _)) => return Ok(Heard::Started),
             // The first word counts: a process that could not become the program ends, too.
             Some((Report::Failed(failure), _)) => drop(self.outcome.get_or_insert(Err(failure))),
             Some((Report::Exited(exit), _)) => {

@@ -138,14 +138,39 @@ fn bytes_of(digits: &str) -> Option<Vec<u8>> {
 /// The processor that a program is for, where that is another than this machine's; of a script, its interpreter's.
 pub(super) fn foreign(program: &[u8]) -> Option<String> {
     let (mut begin, read) = beginning(program)?;
-    if let Some(line) = begin[..read].strip_prefix(b"#!") {
-        let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let mut words = line
-            .split(|byte| matches!(byte, b' ' | b'\t'))
-            .filter(|word| !word.is_empty());
-        begin = beginning(words.next()?)?.0;
+    if begin[..read].starts_with(b"#!") {
+        begin = beginning(interpreter(&begin[..read])?)?.0;
     }
     processor(&begin).filter(|name| name != std::env::consts::ARCH)
+}
+
+/// The program that runs a script which begins so.
+pub(super) fn interpreter(begin: &[u8]) -> Option<&[u8]> {
+    let line = begin.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t'));
+    words.find(|word| !word.is_empty())
+}
+
+/// Whether a file that begins so is a program of the kernel's own format.
+pub(super) fn is_elf(begin: &[u8]) -> bool {
+    begin.starts_with(b"\x7fELF")
+}
+
+/// The processor that a program which begins so is for, where this machine's does not run it either.
+pub(super) fn foreign_header(begin: &[u8]) -> Option<String> {
+    let own = [
+        std::env::consts::ARCH,
+        if cfg!(target_arch = "x86_64") { "i386" } else { "arm" },
+    ];
+    processor(begin).filter(|name| !own.contains(&name.as_str()))
+}
+
+/// Whether the kernel may know programs of other formats than its own.
+pub(super) fn has_emulators() -> bool {
+    let handlers = std::fs::read_dir(HANDLERS).into_iter().flatten().flatten();
+    handlers
+        .into_iter()
+        .any(|entry| read_bounded(&entry.path()).is_some_and(|text| text.starts_with("enabled\n") && text.len() > 8))
 }
 
 fn beginning(path: &[u8]) -> Option<([u8; 256], usize)> {

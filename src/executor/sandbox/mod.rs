@@ -31,9 +31,11 @@ mod obstacles;
 mod output;
 mod program;
 pub mod rootless;
+pub mod runtime;
 mod seccomp;
 mod spec;
 mod supervisor;
+mod system_calls;
 mod targets;
 mod timeline;
 
@@ -46,7 +48,7 @@ pub use obstacles::missing_for_chroot;
 pub use output::run;
 pub use spec::{
     Access, Bytes, Confinement, Identity, Isolation, Limit, LimitedResource, MemoryFile, Network, NewPrivileges,
-    SandboxMount, SandboxSpec, Source, Stdio, TerminalSize,
+    Runtime, SandboxMount, SandboxSpec, Source, Stdio, TerminalSize,
 };
 pub use timeline::{Moment, Stage, Timing};
 

@@ -41,6 +41,8 @@ pub fn run(spec: SandboxSpec, output: &dyn Fn(Stream, &[u8]), cancel: &Cancel) -
         stdout,
         stderr,
     };
+    // What an OCI runtime says before the process runs is told as an error, if it is one.
+    let mut begun = spec.runtime.is_none();
     let mut running = start(spec, stdio)?;
     let mut pipes = [(Stream::Stdout, out), (Stream::Stderr, err)].map(|(stream, end)| Pipe {
         stream,
@@ -48,8 +50,11 @@ pub fn run(spec: SandboxSpec, output: &dyn Fn(Stream, &[u8]), cancel: &Cancel) -
         lines: Lines::default(),
     });
     let mut buffer = vec![0; CHUNK];
-    listen(&mut running, &mut pipes, &mut buffer, output, cancel)?;
+    listen(&mut running, &mut pipes, &mut begun, &mut buffer, output, cancel)?;
     let ended = running.finish();
+    if !begun {
+        return ended;
+    }
     // The writers are gone, save one that passed its end to somebody outside (through a socket in a cache mount): what
     // is in the pipes now is all.
     for pipe in &mut pipes {
@@ -70,19 +75,17 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), SandboxError> {
 fn listen(
     running: &mut Running,
     pipes: &mut [Pipe; 2],
+    begun: &mut bool,
     buffer: &mut [u8],
     output: &dyn Fn(Stream, &[u8]),
     cancel: &Cancel,
 ) -> Result<(), SandboxError> {
     loop {
         let mut watched = vec![PollFd::new(running, PollFlags::IN), PollFd::new(cancel, PollFlags::IN)];
-        let open: Vec<usize> = (0..pipes.len()).filter(|index| pipes[*index].end.is_some()).collect();
-        watched.extend(
-            pipes
-                .iter()
-                .filter_map(|pipe| pipe.end.as_ref())
-                .map(|end| PollFd::new(end, PollFlags::IN)),
-        );
+        let is_open = |index: &usize| *begun && pipes[*index].end.is_some();
+        let open: Vec<usize> = (0..pipes.len()).filter(is_open).collect();
+        let ends = open.iter().filter_map(|index| pipes[*index].end.as_ref());
+        watched.extend(ends.map(|end| PollFd::new(end, PollFlags::IN)));
         match rustix::event::poll(&mut watched, None::<&Timespec>) {
             Err(Errno::INTR) => continue,
             result => result.map_err(SandboxError::hear)?,
@@ -94,8 +97,12 @@ fn listen(
         for (index, _) in open.into_iter().zip(&happened[2..]).filter(|(_, happened)| **happened) {
             pipes[index].read(buffer, output);
         }
-        if happened[0] && matches!(running.hear()?, Heard::Ended) {
-            return Ok(());
+        if happened[0] {
+            match running.hear()? {
+                Heard::Ended => return Ok(()),
+                Heard::Started => *begun = true,
+                Heard::Terminal(_) | Heard::Noted => {}
+            }
         }
     }
 }

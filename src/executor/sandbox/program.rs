@@ -22,10 +22,16 @@ const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
 /// Bytes that a core dump may have: the number with which the kernel writes none, to a file or to a program that collects
 /// them (core(5); do_coredump in fs/coredump.c).
-const CORE_DUMP: u64 = 1;
+pub(super) const CORE_DUMP: u64 = 1;
+
+/// What the modes of new files lack.
+pub(super) const UMASK: u32 = 0o022;
 
 /// How often a program that somebody has open for writing is tried, a millisecond apart.
 const MOST_RETRIES: usize = 100;
+
+/// Why a command with such a word cannot be had.
+pub(super) const ZERO_BYTE: &str = "a word of the command contains a zero byte";
 
 /// The program's standard streams.
 pub(super) enum Streams {
@@ -84,7 +90,7 @@ fn prepare(
     if spec.isolation == Isolation::Sandbox {
         set_score(spec)?;
     }
-    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::process::umask(Mode::from_raw_mode(UMASK));
     // While the process may still change its bounding set.
     let regainable = limit_capabilities(spec)?;
     set_groups(spec)?;
@@ -127,14 +133,14 @@ pub(super) fn set_score(spec: &SandboxSpec) -> Result<(), SetupFailure> {
         return std::fs::write(FILE, score.to_string())
             .map_err(|error| SetupFailure::kernel("let memory be limited")(refused(error)));
     }
-    if std::fs::read(FILE).is_ok_and(|score| score.starts_with(b"-")) {
+    if is_spared_when_memory_is_short() {
         let _ = std::fs::write(FILE, "0");
     }
     Ok(())
 }
 
 /// No signal is ignored or held back because the caller did so.
-fn reset_signals() {
+pub(super) fn reset_signals() {
     // SAFETY: the set is initialised before use; a default disposition has no handler that could be called wrongly.
     unsafe {
         for signal in 1..=libc::SIGRTMAX() {
@@ -193,11 +199,9 @@ fn enter_working_dir(spec: &SandboxSpec, working_dir: &OwnedFd) -> Result<(), Se
 
 /// Limits that the caller's shell or service manager chose for the builder are not the program's.
 fn set_limits() {
-    let most = OPEN_FILES
-        .1
-        .min(rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX));
+    let (most, first) = open_files();
     let files = Rlimit {
-        current: Some(OPEN_FILES.0.min(most)),
+        current: Some(first),
         maximum: Some(most),
     };
     // Lowering a limit is always allowed.
@@ -209,6 +213,18 @@ fn set_limits() {
         maximum: rustix::process::getrlimit(Resource::Core).maximum,
     };
     let _ = rustix::process::setrlimit(Resource::Core, core);
+}
+
+/// How many files a process may open at most, and how many as long as it does not ask for more.
+pub(super) fn open_files() -> (u64, u64) {
+    let own = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let most = OPEN_FILES.1.min(own);
+    (most, OPEN_FILES.0.min(most))
+}
+
+/// Whether the kernel's memory killer passes over this process, and over those that it starts.
+pub(super) fn is_spared_when_memory_is_short() -> bool {
+    std::fs::read("/proc/self/oom_score_adj").is_ok_and(|score| score.starts_with(b"-"))
 }
 
 /// A limit that was asked for; raising one above the builder's own needs CAP_SYS_RESOURCE, which is there still.
@@ -255,14 +271,7 @@ fn set_groups(spec: &SandboxSpec) -> Result<(), SetupFailure> {
         return Ok(());
     }
     let identity = &spec.identity;
-    let mut groups = vec![Gid::from_raw(identity.gid)];
-    groups.extend(
-        identity
-            .groups
-            .iter()
-            .filter(|group| **group != identity.gid)
-            .map(|group| Gid::from_raw(*group)),
-    );
+    let groups: Vec<Gid> = identity.all_groups().into_iter().map(Gid::from_raw).collect();
     rustix::thread::set_thread_groups(&groups).map_err(refused_identity(spec))?;
     let gid = Gid::from_raw(identity.gid);
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(refused_identity(spec))
@@ -288,7 +297,7 @@ fn execute(spec: &SandboxSpec) -> SetupFailure {
     let name = spec.args.first().map(|word| word.0.clone()).unwrap_or_default();
     let program = String::from_utf8_lossy(&name).into_owned();
     let Ok(words) = words else {
-        let reason = "a word of the command contains a zero byte".into();
+        let reason = ZERO_BYTE.into();
         return SetupFailure::NotExecutable { program, reason };
     };
     if name.is_empty() {
@@ -309,7 +318,7 @@ fn execute(spec: &SandboxSpec) -> SetupFailure {
     search(&name, program, &words, &environment, search_path(spec))
 }
 
-fn search_path(spec: &SandboxSpec) -> &[u8] {
+pub(super) fn search_path(spec: &SandboxSpec) -> &[u8] {
     spec.env
         .iter()
         .rev()
@@ -356,12 +365,17 @@ fn not_executable(path: &[u8], errno: Errno) -> SetupFailure {
             emulator,
         };
     }
-    let reason = match errno {
+    let reason = reason(errno);
+    SetupFailure::NotExecutable { program, reason }
+}
+
+/// What the kernel means with what it says to `execve(2)`.
+pub(super) fn reason(errno: Errno) -> String {
+    match errno {
         Errno::NOENT => "the interpreter that it names, or its dynamic loader, does not exist".into(),
         Errno::NOEXEC => "it is neither a program for this machine nor a script that begins with #!".into(),
         errno => errno.to_string(),
-    };
-    SetupFailure::NotExecutable { program, reason }
+    }
 }
 
 fn exists(path: &[u8]) -> bool {

@@ -67,6 +67,20 @@ pub fn has_single_id() -> bool {
     *SINGLE.get_or_init(|| fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| maps_one(&map)))
 }
 
+/// Whether this process's user namespace has the user and the group.
+pub(super) fn has_identity(uid: u32, gid: u32) -> bool {
+    let has = |file: &str, id| fs::read_to_string(file).is_ok_and(|map| maps(&map, id));
+    has("/proc/self/uid_map", uid) && has("/proc/self/gid_map", gid)
+}
+
+fn maps(map: &str, id: u32) -> bool {
+    let mut ranges = map.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        Some((numbers.next()?.ok()?, numbers.nth(1)?.ok()?))
+    });
+    ranges.any(|(first, length)| (first..first + length).contains(&u64::from(id)))
+}
+
 fn maps_one(map: &str) -> bool {
     let lengths: Vec<&str> = map.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
     lengths == ["1"]
@@ -267,6 +281,13 @@ mod tests {
     fn the_caller_is_root_and_the_ranges_follow_without_a_gap() {
         let words = mapping(1000, &[(100_000, 65536), (300_000, 10)]).join(" ");
         assert_eq!(words, "0 1000 1 1 100000 65536 65537 300000 10");
+    }
+
+    #[test]
+    fn ids_outside_of_all_ranges_are_none() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert!(maps(map, 0) && maps(map, 65536) && !maps(map, 65537) && !maps("", 0));
+        assert!(maps("0 0 4294967295", 4_000_000_000));
     }
 
     #[test]

@@ -1,8 +1,6 @@
-//! The system call filter: which calls a confined process may make, as Docker's default profile has it.
+//! The system call filter: the list of `system_calls`, translated into BPF.
 //!
-//! Owns the list and its translation into BPF. The list names what is refused; what the kernel has beyond the newest
-//! call known here gets `ENOSYS`, so that programs fall back to older ones. Sources: seccomp(2), bpf(4);
-//! Linux, `arch/x86/entry/syscalls/`.
+//! Owns the translation. Sources: seccomp(2), bpf(4).
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -11,96 +9,9 @@ use rustix::io::{Errno, Result};
 
 use super::rootless;
 use super::spec::Confinement;
-
-/// The newest call that was looked at: `removexattrat`. From 424 on, numbers are the same on all architectures.
-const NEWEST: u32 = 466;
-/// `CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET`: what `clone(2)` may not ask for.
-const NEW_NAMESPACES: u32 = 0x7e02_0000;
-/// `AF_ALG` and `AF_VSOCK`: kernel crypto, and the way to the hypervisor, which no namespace separates.
-const REFUSED_SOCKETS: [u32; 2] = [38, 40];
-/// `PER_LINUX`, `PER_LINUX32`, both with `UNAME26`, and the question for the present one.
-const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-
-/// Refused everywhere, by their common numbers: io_uring, the mount calls, other processes' descriptors and memory,
-/// quotas, memory policy, attributes of security modules.
-const REFUSED_SINCE_424: [u32; 17] = [
-    425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 440, 442, 443, 450, 459, 460, 461,
-];
-/// Its arguments lie in memory, where a filter cannot look: with `ENOSYS`, the C library takes `clone`.
-const CLONE3: u32 = 435;
-
-/// The calls of one architecture.
-struct Architecture {
-    /// `AUDIT_ARCH_*`: Linux, audit.h.
-    audit: u32,
-    refused: &'static [u32],
-    clone: u32,
-    socket: u32,
-    personality: u32,
-    /// Calls that change owners or groups.
-    ownership: &'static [u32],
-}
-
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURES: &[Architecture] = &[
-    Architecture {
-        audit: 0xc000_003e,
-        // uselib ustat sysfs vhangup pivot_root _sysctl acct settimeofday mount umount2 swapon swapoff reboot
-        // sethostname setdomainname iopl ioperm create_module init_module delete_module get_kernel_syms query_module
-        // quotactl nfsservctl getpmsg putpmsg afs_syscall tuxcall security lookup_dcookie clock_settime vserver mbind
-        // set_mempolicy get_mempolicy kexec_load add_key request_key keyctl migrate_pages unshare move_pages
-        // perf_event_open fanotify_init open_by_handle_at setns kcmp finit_module kexec_file_load bpf userfaultfd
-        // syslog
-        refused: &[
-            134, 136, 139, 153, 155, 156, 163, 164, 165, 166, 167, 168, 169, 170, 171, 172, 173, 174, 175, 176, 177,
-            178, 179, 180, 181, 182, 183, 184, 185, 212, 227, 236, 237, 238, 239, 246, 248, 249, 250, 256, 272, 279,
-            298, 300, 304, 308, 312, 313, 320, 321, 323, 103,
-        ],
-        clone: 56,
-        socket: 41,
-        personality: 135,
-        // chown fchown lchown setgroups fchownat
-        ownership: &[92, 93, 94, 116, 260],
-    },
-    // i386: 32-bit programs keep working.
-    Architecture {
-        audit: 0x4000_0003,
-        // mount umount stime acct umount2 ustat sethostname settimeofday uselib swapon reboot ioperm syslog iopl
-        // vhangup vm86old swapoff setdomainname create_module init_module delete_module get_kernel_syms quotactl
-        // bdflush sysfs afs_syscall _sysctl vm86 query_module nfsservctl getpmsg putpmsg pivot_root lookup_dcookie
-        // clock_settime vserver mbind get_mempolicy set_mempolicy kexec_load add_key request_key keyctl migrate_pages
-        // unshare move_pages perf_event_open fanotify_init open_by_handle_at setns kcmp finit_module bpf userfaultfd
-        // clock_settime64
-        refused: &[
-            21, 22, 25, 51, 52, 62, 74, 79, 86, 87, 88, 101, 103, 110, 111, 113, 115, 121, 127, 128, 129, 130, 131,
-            134, 135, 137, 149, 166, 167, 169, 188, 189, 217, 253, 264, 273, 274, 275, 276, 283, 286, 287, 288, 294,
-            310, 317, 336, 338, 342, 346, 349, 350, 357, 374, 404,
-        ],
-        clone: 120,
-        socket: 359,
-        personality: 136,
-        // lchown setgroups fchown chown lchown32 setgroups32 fchown32 chown32 fchownat
-        ownership: &[16, 81, 95, 182, 198, 206, 207, 212, 298],
-    },
-];
-
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURES: &[Architecture] = &[Architecture {
-    audit: 0xc000_00b7,
-    // lookup_dcookie umount2 mount pivot_root nfsservctl vhangup quotactl acct unshare kexec_load init_module
-    // delete_module clock_settime syslog reboot sethostname setdomainname settimeofday add_key request_key keyctl swapon
-    // swapoff mbind get_mempolicy set_mempolicy migrate_pages move_pages perf_event_open fanotify_init
-    // open_by_handle_at setns kcmp finit_module bpf userfaultfd kexec_file_load
-    refused: &[
-        18, 39, 40, 41, 42, 58, 60, 89, 97, 104, 105, 106, 112, 116, 142, 161, 162, 170, 217, 218, 219, 224, 225, 235,
-        236, 237, 238, 239, 241, 262, 265, 268, 272, 273, 280, 282, 294,
-    ],
-    clone: 220,
-    socket: 198,
-    personality: 92,
-    // fchownat fchown setgroups
-    ownership: &[54, 55, 159],
-}];
+use super::system_calls::{
+    ARCHITECTURES, Architecture, CLONE3, NEW_NAMESPACES, NEWEST, PERSONALITIES, REFUSED_SINCE_424, REFUSED_SOCKETS,
+};
 
 /// What the filter does with calls that give files to others, or take groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -208,9 +119,9 @@ fn rules(architecture: &Architecture, confinement: Confinement, ownership: Owner
     let mut single = BTreeMap::new();
     let mut rest = allow.clone();
     if confinement == Confinement::Default {
-        let refused = architecture.refused.iter().chain(&REFUSED_SINCE_424);
-        single.extend(refused.map(|call| (*call, Rule::Answer(REFUSE))));
-        single.insert(CLONE3, Rule::Answer(UNKNOWN));
+        let refused = architecture.refused.iter().chain(REFUSED_SINCE_424);
+        single.extend(refused.map(|(_, call)| (*call, Rule::Answer(REFUSE))));
+        single.insert(CLONE3.1, Rule::Answer(UNKNOWN));
         let new_namespaces = vec![(libc::BPF_JSET, NEW_NAMESPACES, REFUSE)];
         single.insert(architecture.clone, Rule::ByArgument(new_namespaces, ALLOW));
         let sockets = REFUSED_SOCKETS.map(|family| (libc::BPF_JEQ, family, REFUSE));
@@ -222,7 +133,7 @@ fn rules(architecture: &Architecture, confinement: Confinement, ownership: Owner
     }
     if ownership == Ownership::Squashed {
         let calls = architecture.ownership.iter();
-        single.extend(calls.map(|call| (*call, Rule::Answer(SUCCEED))));
+        single.extend(calls.map(|(_, call)| (*call, Rule::Answer(SUCCEED))));
     }
     let mut ranges = BTreeMap::from([(0, allow.clone()), (NEWEST + 1, rest)]);
     for (call, rule) in single {
@@ -327,12 +238,12 @@ mod tests {
                 architecture
                     .refused
                     .iter()
-                    .chain(&REFUSED_SINCE_424)
-                    .all(|call| ask(*call, 0) == REFUSE)
+                    .chain(REFUSED_SINCE_424)
+                    .all(|(_, call)| ask(*call, 0) == REFUSE)
             );
-            assert!(architecture.ownership.iter().all(|call| ask(*call, 0) == ALLOW));
+            assert!(architecture.ownership.iter().all(|(_, call)| ask(*call, 0) == ALLOW));
             assert_eq!(
-                (ask(NEWEST, 0), ask(NEWEST + 1, 0), ask(CLONE3, 0)),
+                (ask(NEWEST, 0), ask(NEWEST + 1, 0), ask(CLONE3.1, 0)),
                 (ALLOW, UNKNOWN, UNKNOWN)
             );
             assert_eq!(ask(0x4000_0000, 0), UNKNOWN);
@@ -352,11 +263,12 @@ mod tests {
     fn every_call_of_a_range_is_decided_in_few_steps() {
         let architecture = &ARCHITECTURES[0];
         let rules = rules(architecture, Confinement::Default, Ownership::Real);
-        let listed: Vec<u32> = architecture.refused.iter().chain(&REFUSED_SINCE_424).copied().collect();
+        let refused = architecture.refused.iter().chain(REFUSED_SINCE_424);
+        let listed: Vec<u32> = refused.map(|(_, call)| *call).collect();
         let program = translate(Confinement::Default, Ownership::Real);
         for call in 0..=NEWEST {
             let is_special = [
-                CLONE3,
+                CLONE3.1,
                 architecture.clone,
                 architecture.socket,
                 architecture.personality,
@@ -379,7 +291,7 @@ mod tests {
             for architecture in ARCHITECTURES {
                 let all = architecture.ownership.iter();
                 assert!(
-                    all.map(|call| ask(&program, architecture.audit, *call, 0))
+                    all.map(|(_, call)| ask(&program, architecture.audit, *call, 0))
                         .all(|answer| answer == SUCCEED)
                 );
             }

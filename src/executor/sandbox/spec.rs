@@ -4,6 +4,7 @@
 //! their place.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -51,6 +52,8 @@ pub struct SandboxSpec {
     pub timing: Timing,
     /// The control groups that it is put into: their files' places among the descriptors.
     pub(super) entrances: Vec<usize>,
+    /// An OCI runtime that takes the place of the sandbox's own inner parts.
+    pub runtime: Option<Runtime>,
     /// A terminal of this size in place of the three standard streams.
     pub terminal: Option<TerminalSize>,
     /// The root, then the bind mounts' trees.
@@ -78,6 +81,7 @@ impl SandboxSpec {
             out_of_memory_score: None,
             entrances: Vec::new(),
             timing: Timing::Off,
+            runtime: None,
             terminal: None,
             descriptors: vec![root],
         }
@@ -189,6 +193,14 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
+impl Identity {
+    /// The supplementary groups with `gid` among them (CVE-2023-25173).
+    pub(super) fn all_groups(&self) -> Vec<u32> {
+        let others = self.groups.iter().filter(|group| **group != self.gid);
+        [self.gid].iter().chain(others).copied().collect()
+    }
+}
+
 /// How a process is kept apart from the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Isolation {
@@ -220,6 +232,15 @@ pub enum Confinement {
     Default,
     /// None of that. Only where the user allowed it.
     Insecure,
+}
+
+/// A program that runs containers, by the OCI runtime specification: runc, crun.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Runtime {
+    /// As it was asked for.
+    pub name: String,
+    /// Its file, absolute.
+    pub program: PathBuf,
 }
 
 /// `PR_SET_NO_NEW_PRIVS`.

@@ -93,6 +93,11 @@ fn enter_namespaces(spec: &SandboxSpec, timeline: &mut Timeline) -> Result<(), S
         | UnshareFlags::NEWIPC
         | UnshareFlags::NEWUTS
         | UnshareFlags::NEWCGROUP;
+    if spec.runtime.is_some() {
+        // The others are the runtime's to make, as its configuration tells it.
+        // SAFETY: as below.
+        return unsafe { rustix::thread::unshare_unsafe(namespaces) }.map_err(SetupFailure::kernel("make namespaces"));
+    }
     if spec.network == Network::None {
         namespaces |= UnshareFlags::NEWNET;
     }

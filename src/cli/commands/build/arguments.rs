@@ -13,6 +13,7 @@ use crate::cli::config::CopyMode;
 use crate::cli::isolation::IsolationArguments;
 use crate::cli::limits::LimitArguments;
 use crate::cli::progress::Style;
+use crate::cli::runtime::RuntimeArgument;
 use crate::cli::secrets::SecretArgument;
 use crate::graph::NetworkMode;
 use crate::oci::{Platform, PlatformError, Reference};
@@ -128,6 +129,8 @@ pub(in crate::cli) struct Arguments {
     pub(super) check: bool,
     #[command(flatten)]
     pub(super) isolation: IsolationArguments,
+    #[command(flatten)]
+    pub(super) runtime: RuntimeArgument,
     /// What each RUN step may use.
     #[command(flatten)]
     pub(super) limits: LimitArguments,

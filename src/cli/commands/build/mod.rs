@@ -202,6 +202,7 @@ fn at_work<T>(
     let agents = RunningAgents::start(&arguments.ssh, &session.store)?;
     let (mut resources, warnings) = arguments.limits.resources()?;
     resources.isolation = session.isolation;
+    resources.runtime = arguments.runtime.find(&session)?;
     for message in isolation::remark(session.isolation).into_iter().chain(warnings) {
         progress.report(Event::Warning { message });
     }

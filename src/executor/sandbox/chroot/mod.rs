@@ -51,7 +51,7 @@ pub(super) fn run(socket: BorrowedFd<'_>, mut spec: SandboxSpec, stdio: Vec<Owne
     .map_err(SetupFailure::kernel("start a process"))?;
     spec.descriptors.clear();
     drop((streams, working_dir));
-    let exit: Option<Exit> = init::wait(socket, children.as_fd(), pid);
+    let exit: Option<Exit> = init::wait(socket, children.as_fd(), pid, &mut || {});
     descendants::end_all();
     drop(covers);
     if let Some(exit) = exit {
