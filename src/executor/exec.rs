@@ -15,6 +15,7 @@ use super::failed::FailedSteps;
 use super::file::{FileError, Input};
 use super::networking::{self, NetworkingError};
 use super::sandbox::{self, Bytes, Confinement, Ended, Exit, Isolation, Limit, Runtime, SandboxError, SandboxSpec};
+use super::single_id;
 use super::step_mounts::Scene;
 use crate::cancel::Cancel;
 use crate::cgroup;
@@ -22,7 +23,7 @@ use crate::graph::{Exec, SecurityMode};
 use crate::network::{Lease, NetworkOnDemand};
 use crate::progress::{Event, Progress, StepId, Stream};
 use crate::snapshot::identity::{self, IdentityError};
-use crate::snapshot::{Rootfs, SnapshotError, Snapshotter};
+use crate::snapshot::{Owner, Rootfs, SnapshotError, Snapshotter};
 use crate::store::{SnapshotId, Store, StoreError};
 
 /// Lines of a failed step's output that its error repeats, at most.
@@ -176,10 +177,12 @@ pub fn run_exec(task: &ExecTask<'_>) -> Result<SnapshotId, ExecError> {
     let base = task.op.base.and_then(|index| task.snapshot(index));
     let active = task.snapshotter.prepare(base)?;
     let mut scene = Scene::default();
+    let mut owner = Owner::default();
     let ran = {
         let root = active.mount()?;
         // The network is let go of only when the process has ended.
         let (spec, _lease) = task.spec(&root, &mut scene)?;
+        (owner.uid, owner.gid) = (spec.identity.uid, spec.identity.gid);
         task.run(spec)
     };
     // So is what is mounted from elsewhere.
@@ -202,6 +205,7 @@ pub fn run_exec(task: &ExecTask<'_>) -> Result<SnapshotId, ExecError> {
                     size(limit)
                 ));
             }
+            active.give_new_files(owner)?;
             Ok(active.commit()?)
         }
         exit => {
@@ -246,6 +250,7 @@ impl ExecTask<'_> {
         spec.shm_size = self.resources.shm_size;
         spec.group.clone_from(&self.resources.group);
         spec.runtime.clone_from(&self.resources.runtime);
+        single_id::ease(&mut spec);
         self.mounts(&mut spec, scene)?;
         Ok((spec, lease))
     }

@@ -9,6 +9,7 @@ mod failed;
 pub mod file;
 pub mod networking;
 pub mod sandbox;
+pub mod single_id;
 mod step_mounts;
 
 pub use agent::{AgentError, Agents};

@@ -12,7 +12,7 @@ use super::terminal;
 use crate::executor::sandbox::{
     self, Access, Bytes, Ended, Heard, Isolation, Running, SandboxError, SandboxSpec, Stdio,
 };
-use crate::executor::{Resources, networking};
+use crate::executor::{Resources, networking, single_id};
 use crate::graph::{ExtraHost, NetworkMode};
 use crate::network::{Lease, NetworkOnDemand};
 use crate::oci::{ContainerConfig, Digest};
@@ -281,6 +281,7 @@ fn sandbox_spec<'n>(
     spec.shm_size = options.resources.shm_size;
     spec.group.clone_from(&options.resources.group);
     spec.runtime.clone_from(&options.resources.runtime);
+    single_id::ease(&mut spec);
     for volume in &options.volumes {
         if spec.isolation == Isolation::Chroot {
             return Err(RunError::CannotMount(volume.source.clone()));

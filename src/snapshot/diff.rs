@@ -194,7 +194,7 @@ impl Walk<'_, '_> {
             rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|errno| self.failed("open", errno))?;
         let mut file = File::from(file);
         let stat = rustix::fs::fstat(&file).map_err(|errno| self.failed("examine", errno))?;
-        if self.further_name(&stat)? {
+        if self.further_name(directory, name, &stat)? {
             return Ok(());
         }
         let all = self.xattrs(Node::Open(file.as_fd()))?;
@@ -238,7 +238,7 @@ impl Walk<'_, '_> {
                 )
             }
         };
-        if self.further_name(&stat)? {
+        if self.further_name(directory, name, &stat)? {
             return Ok(());
         }
         let all = self.xattrs(Node::Named(directory, name))?;
@@ -251,7 +251,7 @@ impl Walk<'_, '_> {
     }
 
     /// Writes a hard link when another name of the same file was written before; otherwise remembers this one.
-    fn further_name(&mut self, stat: &Stat) -> Result<bool, SnapshotError> {
+    fn further_name(&mut self, directory: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<bool, SnapshotError> {
         if stat.st_nlink < 2 {
             return Ok(false);
         }
@@ -260,7 +260,13 @@ impl Walk<'_, '_> {
             return Ok(false);
         };
         let kind = EntryKind::HardLink(first.clone());
-        let mut entry = self.describe(kind, stat, Vec::new());
+        // Its attributes were written with the first name; its owner is said with each.
+        let all = match self.diff.ids {
+            IdMode::Single => self.xattrs(Node::Named(directory, name))?,
+            IdMode::Full => Vec::new(),
+        };
+        let mut entry = self.describe(kind, stat, all);
+        entry.xattrs = Vec::new();
         entry.size = 0;
         self.write(&entry)?;
         Ok(true)

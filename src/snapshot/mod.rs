@@ -19,6 +19,7 @@ mod marks;
 mod merge;
 mod metadata;
 mod overlay;
+mod ownership;
 mod path;
 mod rootfs;
 mod snapshotter;

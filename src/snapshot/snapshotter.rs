@@ -15,6 +15,7 @@ use super::ids::IdMode;
 use super::marks::{Marks, Means};
 use super::merge::{Merged, Merging};
 use super::overlay::{self, Access, MOST_LOWERS, OverlayDirs};
+use super::ownership::NewFiles;
 use super::path::ContainerPath;
 use super::rootfs::{Owner, Rootfs};
 use super::stack::{Stacking, copy_directory};
@@ -393,6 +394,25 @@ impl ActiveSnapshot {
             false => overlay::mount_overlay(lowers, access, self.snapshotter.marks),
         };
         mounted.map(Rootfs::from_fd).map_err(mounting(lowers.len() + 1))
+    }
+
+    /// Records that new files belong to `owner`, as whom a process that has one id alone should have made them. With more
+    /// ids files belong to whom they were given.
+    ///
+    /// # Errors
+    /// I/O errors; a kernel that cannot mount overlays.
+    pub fn give_new_files(&self, owner: Owner) -> Result<(), SnapshotError> {
+        if self.snapshotter.ids == IdMode::Full || owner == Owner::default() {
+            return Ok(());
+        }
+        let parent = self.pending.parent();
+        let below = parent.map(|parent| self.snapshotter.view(Some(parent))).transpose()?;
+        let new_files = NewFiles {
+            below: below.as_ref(),
+            marks: self.snapshotter.marks,
+            path: Vec::new(),
+        };
+        new_files.give(open_root(&self.pending.fs())?.as_fd(), owner)
     }
 
     /// Keeps the changes. Nothing may write to the root filesystem any more.
