@@ -4,6 +4,7 @@
 
 mod difference;
 mod key;
+pub mod remote;
 
 pub use difference::{Difference, Role, differences, distance, is_same_deed, role, summary};
 pub use key::{CacheKey, InputIdentity, InputKey, KEY_VERSION, Preimage, PreimageError, definition_key};

@@ -17,6 +17,7 @@ mod output;
 mod progress;
 #[cfg(test)]
 mod reference;
+mod remote_caches;
 mod report;
 mod runtime;
 mod secrets;

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use super::metadata::{FileKind, join};
 use super::selection::{SelectedSource, Selection};
@@ -88,20 +89,10 @@ impl Listing {
             return Ok(());
         }
         fs::create_dir_all(directory)?;
-        let scratch = directory.join(format!(".{:016x}", getrandom::u64().map_err(io::Error::other)?));
-        let written = self.write(&scratch);
-        let renamed = written.and_then(|()| fs::rename(&scratch, &path));
-        if renamed.is_err() {
-            let _ = fs::remove_file(&scratch);
-        }
-        renamed?;
+        let mut file = BufWriter::new(NamedTempFile::new_in(directory)?);
+        serde_json::to_writer(&mut file, self)?;
+        file.into_inner()?.persist(path)?;
         drop_oldest(directory)
-    }
-
-    fn write(&self, scratch: &Path) -> io::Result<()> {
-        let mut output = BufWriter::new(File::create_new(scratch)?);
-        serde_json::to_writer(&mut output, self)?;
-        output.flush()
     }
 
     /// The listing of what `digest` stands for, where it is still there.

@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use time::OffsetDateTime;
 
 use crate::cache::Cache;
+use crate::cache::remote::Remotes;
 use crate::cancel::Cancel;
 use crate::context::{ContextError, Modes};
 use crate::executor::{Agents, FailedSteps, Resources, SecretSource};
@@ -93,6 +94,8 @@ pub enum Shape {
 pub struct Workshop<'a> {
     /// Where images, layers and records are kept.
     pub store: &'a Store,
+    /// Caches that machines share.
+    pub remotes: &'a Remotes,
     /// Makes and mounts snapshots.
     pub snapshotter: &'a Snapshotter,
     /// Fetches base images.
@@ -213,6 +216,7 @@ fn with_plans<T>(
 ) -> Result<(Plans, T), BuildError> {
     let Workshop {
         store,
+        remotes,
         snapshotter,
         puller,
         secrets,
@@ -238,6 +242,7 @@ fn with_plans<T>(
     let cache = Cache::new(store.clone());
     let services = Services {
         store,
+        remotes,
         cache: &cache,
         snapshotter,
         puller,

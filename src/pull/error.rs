@@ -16,6 +16,15 @@ pub enum PullError {
     /// The store cannot keep it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Something that is no registry was to give a layer.
+    #[error("layer {layer} cannot be had")]
+    Elsewhere {
+        /// The layer's blob.
+        layer: Digest,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A snapshot cannot be made or found.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

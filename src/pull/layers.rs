@@ -12,7 +12,6 @@ use crate::cancel::Cancel;
 use crate::graph::ImageSource;
 use crate::oci::{ChainId, Descriptor, DiffId, LARGEST_MANIFEST, ManifestOrIndex, Reference};
 use crate::progress::{Event, Progress};
-use crate::registry::BlobReader;
 use crate::snapshot::{Snapshotter, UnpackedLayer};
 use crate::store::{KeyLock, SnapshotId};
 
@@ -66,24 +65,45 @@ impl Puller {
         let diffs = &image.config.value().rootfs.diff_ids;
         let (mut snapshot, present) = self.present(diffs)?;
         if present < diffs.len() {
-            let descriptors = self.descriptors(image)?;
-            let (failed, chains) = (AtomicBool::new(false), chains(diffs));
-            let job = Job {
-                puller: self,
-                snapshotter,
-                image,
-                descriptors: &descriptors,
-                chains: &chains,
-                progress,
-                stop: Stop {
-                    cancel,
-                    failed: &failed,
-                },
+            let stack = LayerStack {
+                diffs,
+                descriptors: &self.descriptors(image)?,
+                source: &Image { puller: self, image },
             };
-            snapshot = Some(job.run(snapshot, present)?);
+            snapshot = self.ensure_stack(snapshotter, stack, progress, cancel)?;
         }
         super::naming::name(self, image, cancel)?;
         Ok(snapshot)
+    }
+
+    /// Layers as a snapshot, wherever they come from; `None` for none. What the store has is not fetched.
+    ///
+    /// # Errors
+    /// As [`Puller::ensure_layers`].
+    pub fn ensure_stack(
+        &self,
+        snapshotter: &Snapshotter,
+        stack: LayerStack<'_>,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Option<SnapshotId>, PullError> {
+        let (snapshot, present) = self.present(stack.diffs)?;
+        if present == stack.diffs.len() {
+            return Ok(snapshot);
+        }
+        let (failed, chains) = (AtomicBool::new(false), chains(stack.diffs));
+        let job = Job {
+            puller: self,
+            snapshotter,
+            stack,
+            chains: &chains,
+            progress,
+            stop: Stop {
+                cancel,
+                failed: &failed,
+            },
+        };
+        job.run(snapshot, present).map(Some)
     }
 
     /// The highest part of the stack that is there, and how many layers it has.
@@ -134,12 +154,39 @@ fn chains(diffs: &[DiffId]) -> Vec<ChainId> {
     diffs.iter().scan(None, extend).collect()
 }
 
-/// The missing layers of one image.
+/// Layers, the lowest first, and where they come from.
+#[derive(Clone, Copy)]
+pub struct LayerStack<'a> {
+    /// What each is, uncompressed.
+    pub diffs: &'a [DiffId],
+    /// The blob of each; as many.
+    pub descriptors: &'a [Descriptor],
+    /// Where blobs are that the store lacks.
+    pub source: &'a dyn LayerSource,
+}
+
+/// Gives blobs of layers.
+pub trait LayerSource: Sync {
+    /// Opens a blob. Whoever reads it verifies it.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    fn open(&self, descriptor: &Descriptor) -> Result<FoundBlob<'_>, PullError>;
+}
+
+/// A blob that was found.
+pub struct FoundBlob<'a> {
+    /// Its bytes.
+    pub reader: Box<dyn Read + Send + 'a>,
+    /// The repository that holds it, where it is a registry's.
+    pub origin: Option<Reference>,
+}
+
+/// The missing layers of a stack.
 struct Job<'a> {
     puller: &'a Puller,
     snapshotter: &'a Snapshotter,
-    image: &'a ResolvedImage,
-    descriptors: &'a [Descriptor],
+    stack: LayerStack<'a>,
     chains: &'a [ChainId],
     progress: &'a dyn Progress,
     stop: Stop<'a>,
@@ -213,7 +260,7 @@ impl Job<'_> {
         match ready {
             Ready::Stacked(snapshot) => Ok(snapshot),
             Ready::Unpacked(layer, _lock) => {
-                let (diff, chain) = (self.image.config.value().rootfs.diff_ids[index], self.chains[index]);
+                let (diff, chain) = (self.stack.diffs[index], self.chains[index]);
                 Ok(self.snapshotter.stack(below, *layer, diff, chain)?)
             }
         }
@@ -246,10 +293,7 @@ impl Job<'_> {
         if let Some(snapshot) = self.puller.store.snapshot_of_chain(chain)? {
             return Ok(Ready::Stacked(snapshot));
         }
-        let unpacked = self.unpack(
-            &self.descriptors[index],
-            self.image.config.value().rootfs.diff_ids[index],
-        )?;
+        let unpacked = self.unpack(&self.stack.descriptors[index], self.stack.diffs[index])?;
         Ok(Ready::Unpacked(Box::new(unpacked), lock))
     }
 
@@ -269,9 +313,9 @@ impl Job<'_> {
             let blob = store.open_blob(&descriptor.digest)?;
             return stream.unpack(self.snapshotter, Box::new(blob), None);
         }
-        let (blob, origin) = self.open(descriptor)?;
+        let FoundBlob { reader, origin } = self.stack.source.open(descriptor)?;
         let reader = Counted {
-            inner: blob,
+            inner: reader,
             label: format!("pulling {}", descriptor.digest.short()).into(),
             total: descriptor.size,
             done: 0,
@@ -280,12 +324,21 @@ impl Job<'_> {
         };
         let unpacked = stream.unpack(self.snapshotter, Box::new(reader), Some(store.blob_writer()?))?;
         store.record_layer_blob(diff, descriptor)?;
-        store.record_origin(descriptor.digest, &origin)?;
+        if let Some(origin) = origin {
+            store.record_origin(descriptor.digest, &origin)?;
+        }
         Ok(unpacked)
     }
+}
 
-    /// Opens the blob where the image comes from, or in a repository that is known to hold it.
-    fn open(&self, descriptor: &Descriptor) -> Result<(BlobReader, Reference), PullError> {
+/// An image's blobs: where the image comes from, or in a repository that is known to hold them.
+struct Image<'a> {
+    puller: &'a Puller,
+    image: &'a ResolvedImage,
+}
+
+impl LayerSource for Image<'_> {
+    fn open(&self, descriptor: &Descriptor) -> Result<FoundBlob<'_>, PullError> {
         let own = self.image.reference.clone();
         let mut places = self.puller.store.origins(descriptor.digest)?;
         // The name of an image that was not pulled now may be a local one: what is known comes first then.
@@ -294,7 +347,12 @@ impl Job<'_> {
         let mut first_failure = None;
         for place in places {
             match self.puller.client.blob(&place, descriptor) {
-                Ok(blob) => return Ok((blob, place)),
+                Ok(blob) => {
+                    return Ok(FoundBlob {
+                        reader: Box::new(blob),
+                        origin: Some(place),
+                    });
+                }
                 Err(failure) => first_failure = first_failure.or(Some(failure)),
             }
         }

@@ -19,6 +19,7 @@ use crate::registry::Client;
 use crate::store::Store;
 
 pub use error::PullError;
+pub use layers::{FoundBlob, LayerSource, LayerStack};
 pub use look::Looker;
 
 /// When a registry is asked.

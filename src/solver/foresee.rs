@@ -30,9 +30,9 @@ pub fn foresee(
     services: Services<'_>,
 ) -> Result<BTreeMap<VertexId, Prospect>, SolveError> {
     let keys = Keys::compute(graph, targets, services)?;
-    let decisions = lookup::decide(graph, targets, &keys, services.cache, services.store)?;
+    let decisions = lookup::decide(graph, targets, &keys, services.cache, services.store, None)?;
     let prospect = |id: VertexId| match (decisions.get(&id), keys.context_time(id)) {
-        (Some(Decision::Run), _) => Prospect::Runs,
+        (Some(Decision::Run | Decision::Fetch), _) => Prospect::Runs,
         (Some(Decision::Context), _) | (_, Some(_)) => Prospect::Context,
         (Some(Decision::Hit(_)) | None, None) => Prospect::Cached,
     };

@@ -12,7 +12,9 @@ mod error;
 mod foresee;
 mod keys;
 mod lookup;
+mod remote;
 mod schedule;
+mod share;
 mod step;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ pub use error::{SolveError, StepError};
 pub use foresee::{Prospect, foresee};
 
 use crate::cache::Cache;
+use crate::cache::remote::Remotes;
 use crate::cancel::Cancel;
 use crate::context::LocalContext;
 use crate::executor::sandbox::{self, Runs};
@@ -39,6 +42,7 @@ use crate::store::{SnapshotId, Store};
 
 use keys::Keys;
 use lookup::{Decision, Made};
+use remote::Remote;
 
 /// What a solve works with.
 #[derive(Clone, Copy)]
@@ -47,6 +51,8 @@ pub struct Services<'a> {
     pub store: &'a Store,
     /// The records of earlier results.
     pub cache: &'a Cache,
+    /// Caches that machines share.
+    pub remotes: &'a Remotes,
     /// Makes and mounts snapshots.
     pub snapshotter: &'a Snapshotter,
     /// Fetches the layers of base images.
@@ -122,16 +128,19 @@ pub fn solve(
     options: SolveOptions,
 ) -> Result<Solved, SolveError> {
     let keys = Keys::compute(graph, targets, services)?;
-    let decisions = lookup::decide(graph, targets, &keys, services.cache, services.store)?;
+    let remote = Remote::new(services);
+    let decisions = lookup::decide(graph, targets, &keys, services.cache, services.store, Some(&remote))?;
     let known = report_known(graph, &keys, &decisions, services.progress);
     warn_of_foreign_steps(graph, &decisions, services.progress);
-    let mut run = schedule::run(graph, targets, &keys, &decisions, services, options)?;
+    let mut run = schedule::run(graph, targets, &keys, decisions, &remote, services, options)?;
     let result = |target| {
         let Made { snapshot, created } = run.results.get(target).copied().unwrap_or_default();
         Solution { snapshot, created }
     };
     let results = targets.iter().map(result).collect();
     let mut steps = known;
+    // A result that a remote cache could not give after all was made here, and what it stands on.
+    steps.retain(|(id, _)| run.reports.iter().all(|(ran, _)| ran != id));
     steps.append(&mut run.reports);
     steps.sort_by_key(|(id, _)| *id);
     Ok(Solved {
@@ -165,7 +174,9 @@ fn report_known(
     decisions: &BTreeMap<VertexId, Decision>,
     progress: &dyn Progress,
 ) -> Vec<(VertexId, StepReport)> {
-    let shown = |id: &VertexId| !graph[*id].label.name.is_empty() && !matches!(decisions.get(id), Some(Decision::Run));
+    let shown = |id: &VertexId| {
+        !graph[*id].label.name.is_empty() && !matches!(decisions.get(id), Some(Decision::Run | Decision::Fetch))
+    };
     let mut reports = Vec::new();
     for id in keys.reachable().filter(shown) {
         let label = &graph[id].label;

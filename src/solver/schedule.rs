@@ -3,17 +3,21 @@
 //! Layers on the way to the targets are digested in between, when a thread is free: exporting then has nothing to hash.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::export;
-use crate::graph::{Graph, Op, VertexId};
+use crate::graph::{Graph, Label, Op, Source, VertexId};
+use crate::oci::ChainId;
 use crate::progress::{Event, Outcome, StepId};
 use crate::store::SnapshotId;
 
 use super::account;
 use super::keys::Keys;
-use super::lookup::{Decision, Made};
+use super::lookup::{self, Decision, Made};
+use super::remote::Remote;
+use super::share;
 use super::step::{Finished, Step};
 use super::{Services, SolveError, SolveOptions, StepError, StepReport};
 
@@ -30,27 +34,44 @@ pub(super) fn run(
     graph: &Graph,
     targets: &[VertexId],
     keys: &Keys,
-    decisions: &BTreeMap<VertexId, Decision>,
+    decisions: BTreeMap<VertexId, Decision>,
+    remote: &Remote<'_>,
     services: Services<'_>,
     options: SolveOptions,
 ) -> Result<Run, SolveError> {
+    let mut state = State::default();
+    let fetches = decisions.values().any(|decision| *decision == Decision::Fetch);
+    state.admit(graph, decisions);
+    // What cannot be fetched after all runs, and what it stands on.
+    let to_run = match fetches {
+        true => graph.len(),
+        false => state.unfinished,
+    };
+    let (sender, results) = channel();
     let schedule = Schedule {
         graph,
         keys,
+        remote,
         services,
         options,
         layers: layers_of(graph, targets),
-        state: Mutex::new(State::new(graph, decisions)),
+        shared: Mutex::new((!services.remotes.to.is_empty()).then_some(sender)),
+        state: Mutex::new(state),
         changed: Condvar::new(),
     };
-    let to_run = decisions
-        .values()
-        .filter(|decision| **decision == Decision::Run)
-        .count();
+    schedule.share_known()?;
     std::thread::scope(|scope| {
-        for _ in 0..options.jobs.get().min(to_run) {
-            scope.spawn(|| schedule.work());
+        if !services.remotes.to.is_empty() {
+            let layers = &schedule.layers;
+            scope.spawn(move || share::share(&results, services, options.epoch, layers));
         }
+        std::thread::scope(|scope| {
+            for _ in 0..options.jobs.get().min(to_run) {
+                scope.spawn(|| schedule.work());
+            }
+        });
+        // Nothing more will come.
+        drop(schedule.shared().take());
     });
     let state = schedule.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     account::remember(graph, keys, &state.begun, &state.failed, services);
@@ -85,17 +106,37 @@ fn layers_of(graph: &Graph, targets: &[VertexId]) -> BTreeSet<VertexId> {
     layers
 }
 
+/// The image that the result of a vertex stands on, by its layers.
+fn base_of(graph: &Graph, id: VertexId) -> Option<ChainId> {
+    let mut next = id;
+    loop {
+        let base = match &graph[next].op {
+            Op::Source(Source::Image(image)) => return image.chain,
+            Op::Source(_) => return None,
+            Op::Exec(exec) => exec.base,
+            Op::File(file) => file.base,
+            Op::Merge(merge) => Some(merge.base),
+        };
+        next = graph[next].inputs[base?];
+    }
+}
+
 struct Schedule<'a> {
     graph: &'a Graph,
     keys: &'a Keys,
+    remote: &'a Remote<'a>,
     services: Services<'a>,
     options: SolveOptions,
     layers: BTreeSet<VertexId>,
+    /// Where results go that are given to remote caches, if there are any.
+    shared: Mutex<Option<Sender<share::Result>>>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
+#[derive(Default)]
 struct State {
+    decisions: BTreeMap<VertexId, Decision>,
     /// Inputs that a vertex still waits for.
     waiting: BTreeMap<VertexId, usize>,
     ready: VecDeque<VertexId>,
@@ -118,33 +159,37 @@ enum Job {
 }
 
 impl State {
-    fn new(graph: &Graph, decisions: &BTreeMap<VertexId, Decision>) -> Self {
-        let runs = |id: &VertexId| decisions.get(id) == Some(&Decision::Run);
-        let mut waiting = BTreeMap::new();
-        for id in decisions.keys().filter(|id| runs(id)) {
-            let inputs: BTreeSet<&VertexId> = graph[*id].inputs.iter().filter(|input| runs(input)).collect();
-            waiting.insert(*id, inputs.len());
+    /// Takes decisions in, but for vertices that were decided before.
+    fn admit(&mut self, graph: &Graph, mut decisions: BTreeMap<VertexId, Decision>) {
+        decisions.retain(|id, _| !self.decisions.contains_key(id));
+        let begun: Vec<VertexId> = decisions.keys().copied().collect();
+        self.decisions.extend(decisions);
+        for id in begun {
+            match self.decisions.get(&id) {
+                Some(Decision::Hit(made)) => _ = self.results.insert(id, *made),
+                Some(Decision::Run) => {
+                    self.unfinished += 1;
+                    self.wait_for_inputs(graph, id);
+                }
+                Some(Decision::Fetch) => {
+                    self.unfinished += 1;
+                    self.ready.push_back(id);
+                }
+                Some(Decision::Context) | None => {}
+            }
         }
-        let ready = waiting
-            .iter()
-            .filter(|(_, inputs)| **inputs == 0)
-            .map(|(id, _)| *id)
-            .collect();
-        let results = decisions.iter().filter_map(|(id, decision)| match decision {
-            Decision::Hit(made) => Some((*id, *made)),
-            Decision::Run | Decision::Context => None,
-        });
-        Self {
-            ready,
-            unfinished: waiting.len(),
-            results: results.collect(),
-            waiting,
-            undigested: VecDeque::new(),
-            digesting: 0,
-            reports: Vec::new(),
-            failure: None,
-            begun: Vec::new(),
-            failed: Vec::new(),
+    }
+
+    /// Lets a vertex run when its inputs are there.
+    fn wait_for_inputs(&mut self, graph: &Graph, id: VertexId) {
+        let is_open = |input: &&VertexId| {
+            let decision = self.decisions.get(input);
+            matches!(decision, Some(Decision::Run | Decision::Fetch)) && !self.results.contains_key(input)
+        };
+        let inputs: BTreeSet<&VertexId> = graph[id].inputs.iter().filter(is_open).collect();
+        self.waiting.insert(id, inputs.len());
+        if inputs.is_empty() {
+            self.ready.push_back(id);
         }
     }
 }
@@ -153,7 +198,7 @@ impl Schedule<'_> {
     fn work(&self) {
         while let Some(job) = self.next_job() {
             match job {
-                Job::Step(id) => self.run_step(id),
+                Job::Step(id) => self.do_step(id),
                 Job::Digest(snapshot) => self.digest(snapshot),
             }
         }
@@ -199,11 +244,87 @@ impl Schedule<'_> {
         self.changed.notify_all();
     }
 
+    fn shared(&self) -> MutexGuard<'_, Option<Sender<share::Result>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives results that were known before this build to remote caches that may lack them.
+    fn share_known(&self) -> Result<(), SolveError> {
+        if self.shared().is_none() {
+            return Ok(());
+        }
+        for id in self.keys.reachable() {
+            let Some(keyed) = self.keys.of(id) else { continue };
+            if let Some(record) = self.services.cache.lookup(keyed.key)? {
+                let made = Made {
+                    snapshot: Some(record.snapshot),
+                    created: Some(record.created),
+                };
+                self.share(id, made);
+            }
+        }
+        Ok(())
+    }
+
+    fn share(&self, id: VertexId, made: Made) {
+        let from_outside = matches!(self.graph[id].op, Op::Source(Source::Image(_) | Source::Local(_)));
+        if let (Some(sender), Some(keyed), false) = (&*self.shared(), self.keys.of(id), from_outside) {
+            let (key, base) = (keyed.key, base_of(self.graph, id));
+            // The receiver goes only after the sender.
+            let _ = sender.send(share::Result { id, key, base, made });
+        }
+    }
+
+    fn do_step(&self, id: VertexId) {
+        let decision = self.state().decisions.get(&id).copied();
+        match decision {
+            Some(Decision::Fetch) => self.fetch(id),
+            _ => self.run_step(id),
+        }
+    }
+
+    /// Gets a result from a remote cache; where it cannot be had after all, the vertex runs like others.
+    fn fetch(&self, id: VertexId) {
+        let begun = Instant::now();
+        let fetched = self.remote.fetch(self.graph, self.keys, id);
+        let finished = match fetched {
+            Ok(None) => return self.run_instead(id),
+            Ok(Some((snapshot, created))) => Ok(Finished {
+                made: Made {
+                    snapshot: Some(snapshot),
+                    created: Some(created),
+                },
+                cached: true,
+            }),
+            Err(error) => Err(error),
+        };
+        self.tell(id, begun, finished);
+    }
+
+    fn run_instead(&self, id: VertexId) {
+        let Services { cache, store, .. } = self.services;
+        let inputs = &self.graph[id].inputs;
+        let decided = lookup::decide(self.graph, inputs, self.keys, cache, store, Some(self.remote));
+        let mut state = self.state();
+        match decided {
+            Ok(decisions) => {
+                state.admit(self.graph, decisions);
+                state.decisions.insert(id, Decision::Run);
+                state.wait_for_inputs(self.graph, id);
+            }
+            Err(error) => {
+                state.failure = Some(error);
+                self.services.cancel.cancel();
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
     fn run_step(&self, id: VertexId) {
         let vertex = &self.graph[id];
         let (step, name) = (StepId(id.index()), vertex.label.name.clone());
-        let shown = !name.is_empty();
-        if shown {
+        if !name.is_empty() {
             self.services.progress.report(Event::StepStarted {
                 step,
                 name: name.clone(),
@@ -229,6 +350,12 @@ impl Schedule<'_> {
             inputs,
         }
         .run();
+        self.tell(id, begun, finished);
+    }
+
+    /// Says how a vertex ended that was begun at `begun`, and lets others go on.
+    fn tell(&self, id: VertexId, begun: Instant, finished: Result<Finished, StepError>) {
+        let Label { name, lines, .. } = self.graph[id].label.clone();
         let duration = begun.elapsed();
         let outcome = match &finished {
             Ok(Finished { cached: true, .. }) => Outcome::Cached,
@@ -239,18 +366,18 @@ impl Schedule<'_> {
                 exit_code: error.exit_code(),
             },
         };
-        if shown {
+        if !name.is_empty() {
             self.services.progress.report(Event::StepFinished {
-                step,
+                step: StepId(id.index()),
                 name: name.clone(),
-                lines: vertex.label.lines,
+                lines,
                 outcome: outcome.clone(),
                 duration,
             });
         }
         let report = StepReport {
             name,
-            lines: vertex.label.lines,
+            lines,
             outcome,
             duration,
         };
@@ -261,6 +388,7 @@ impl Schedule<'_> {
         let mut state = self.state();
         match finished {
             Ok(finished) => {
+                self.share(id, finished.made);
                 state.unfinished -= 1;
                 state.results.insert(id, finished.made);
                 state

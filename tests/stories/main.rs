@@ -34,6 +34,7 @@ mod run_images;
 mod run_steps;
 mod run_with_a_runtime;
 mod see_the_plan;
+mod share_a_cache;
 mod share_a_store;
 mod the_users_own;
 mod without_root;

@@ -13,6 +13,7 @@ use crate::cli::config::CopyMode;
 use crate::cli::isolation::IsolationArguments;
 use crate::cli::limits::LimitArguments;
 use crate::cli::progress::Style;
+use crate::cli::remote_caches::{CacheDestination, CacheSource};
 use crate::cli::runtime::RuntimeArgument;
 use crate::cli::secrets::SecretArgument;
 use crate::graph::NetworkMode;
@@ -89,6 +90,12 @@ pub(in crate::cli) struct Arguments {
     /// Allow what RUN steps ask for and may not do by default: network.host, security.insecure.
     #[arg(long = "allow", value_name = "ENTITLEMENT")]
     pub(super) allow: Vec<Entitlement>,
+    /// Ask a cache that machines share for results that are not here: `type=local,src=DIRECTORY`.
+    #[arg(long, value_name = "CACHE")]
+    pub(super) cache_from: Vec<CacheSource>,
+    /// Give results to a cache that machines share: `type=local,dest=DIRECTORY`; with `mode=max` those of all stages.
+    #[arg(long, value_name = "CACHE")]
+    pub(super) cache_to: Vec<CacheDestination>,
     /// Where the result goes besides the local store: `type=oci|docker|tar|local,dest=PATH`, or a directory alone.
     #[arg(short, long = "output", value_name = "OUTPUT")]
     pub(super) outputs: Vec<Output>,

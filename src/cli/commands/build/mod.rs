@@ -34,6 +34,7 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::{Watch, watch_signals};
 use crate::cli::isolation;
 use crate::cli::progress::{Display, Style, renderer};
+use crate::cli::remote_caches;
 use crate::cli::report;
 use crate::cli::secrets::Secrets;
 use crate::cli::session::{GlobalOptions, Session};
@@ -208,8 +209,10 @@ fn at_work<T>(
     }
     let network = NetworkOnDemand::default();
     let puller = session.puller(&signals.cancel);
+    let remotes = remote_caches::open(&arguments.cache_from, &arguments.cache_to);
     let workshop = Workshop {
         store: &session.store,
+        remotes: &remotes,
         snapshotter: &session.snapshotter,
         puller: &puller,
         secrets: &secrets,

@@ -1,0 +1,115 @@
+//! Caches that machines share.
+//!
+//! Owns what a remote cache is asked ([`RemoteCache`]), the form of a record there ([`RemoteRecord`]), and the places that
+//! records can be kept in. Each record stands alone under its key, so that builders write without contention; blobs go
+//! under their digests. What a remote returns is not believed: a record must be the key's, and blobs are verified by those
+//! who read them.
+
+mod directory;
+mod record;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+pub use directory::Directory;
+pub use record::{LARGEST_RECORD, RecordError, RemoteLayer, RemoteRecord};
+
+use super::CacheKey;
+use crate::oci::{Descriptor, Digest};
+
+/// The remote caches of a build.
+#[derive(Clone, Default)]
+pub struct Remotes {
+    /// Those that are asked, in this order.
+    pub from: Vec<Arc<dyn RemoteCache>>,
+    /// Those that results are given to.
+    pub to: Vec<Destination>,
+}
+
+/// A remote cache that results are given to.
+#[derive(Clone)]
+pub struct Destination {
+    /// Where.
+    pub cache: Arc<dyn RemoteCache>,
+    /// Which results.
+    pub mode: ExportMode,
+}
+
+/// Which results a remote cache is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ExportMode {
+    /// Those whose layers are the image's.
+    #[default]
+    Min,
+    /// Those of all steps, of stages that are only copied from too.
+    Max,
+}
+
+/// A place that keeps records and blobs for many builders.
+pub trait RemoteCache: Send + Sync {
+    /// What it is called in messages, without credentials: `type=local,src=/cache`.
+    fn name(&self) -> &str;
+
+    /// The bytes of the record under `key`, at most [`LARGEST_RECORD`] of them; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the remote cannot be asked.
+    fn read_record(&self, key: CacheKey) -> Result<Option<Vec<u8>>, RemoteError>;
+
+    /// Keeps a record, in place of another one under the same key. Its blobs are there already.
+    ///
+    /// # Errors
+    /// When the remote cannot keep it.
+    fn write_record(&self, key: CacheKey, record: &[u8], blobs: &[Descriptor]) -> Result<(), RemoteError>;
+
+    /// Whether a blob is there.
+    ///
+    /// # Errors
+    /// When the remote cannot be asked.
+    fn has_blob(&self, blob: &Descriptor) -> Result<bool, RemoteError>;
+
+    /// Opens a blob; `None` where it is not there.
+    ///
+    /// # Errors
+    /// When the remote cannot be asked.
+    fn open_blob(&self, blob: &Descriptor) -> Result<Option<Box<dyn Read + Send>>, RemoteError>;
+
+    /// Keeps a blob.
+    ///
+    /// # Errors
+    /// When the remote cannot keep it.
+    fn write_blob(&self, blob: &Descriptor, content: File) -> Result<(), RemoteError>;
+}
+
+/// Why a remote cache did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// A file of a directory.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was to be done.
+        action: &'static str,
+        /// To which file.
+        path: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A blob that is not what its digest says.
+    #[error("{digest} in the remote cache has {actual} bytes where {expected} were expected")]
+    Size {
+        /// Which.
+        digest: Digest,
+        /// Bytes that there should be.
+        expected: u64,
+        /// Bytes that there are.
+        actual: u64,
+    },
+    /// A record that is larger than any.
+    #[error("the record {key} in the remote cache has more than {LARGEST_RECORD} bytes")]
+    LargeRecord {
+        /// Whose.
+        key: CacheKey,
+    },
+}
