@@ -403,6 +403,99 @@ fn the_shell_is_alone() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n");
 }
 
+/// What is typed into runs as long as the builder does, whatever ends that.
+#[test]
+fn nothing_of_a_shell_outlives_the_builder() {
+    let project = Project::new();
+    project.write("Dockerfile", "FROM busybox\nRUN --network=none exit 1\n");
+    project.write(
+        "typed",
+        "echo begun; (sleep 70702 &); trap '' TERM INT HUP; sleep 70702\n",
+    );
+    let sleepers = || {
+        Command::new("pgrep")
+            .args(["-fx", "sleep 70702"])
+            .output()
+            .unwrap()
+            .stdout
+    };
+    for command in ["build -q --on-error=shell .", "debug"] {
+        let typed = fs::File::open(project.directory().join("typed")).unwrap();
+        let mut shell = project.builder(command).stdin(typed).start();
+        let mut said = [0; 6];
+        std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut said).unwrap();
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        let begun = std::time::Instant::now();
+        while !sleepers().is_empty() {
+            assert!(
+                begun.elapsed().as_secs() < 10,
+                "{command}: a process outlived the builder"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    // Signals are the shell's.
+    let typed = fs::File::open(project.directory().join("typed")).unwrap();
+    fs::write(
+        project.directory().join("typed"),
+        "trap 'echo got it; exit 4' INT; echo begun; while :; do sleep 0.1; done\n",
+    )
+    .unwrap();
+    let mut shell = project.builder("debug").stdin(typed).start();
+    let mut said = [0; 6];
+    std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut said).unwrap();
+    let sent = Command::new("kill")
+        .args(["-INT", &shell.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    let output = shell.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(4), b"got it\n".as_slice())
+    );
+}
+
+/// The user's agent answers in the step that was lent it, again.
+#[test]
+fn agents_are_lent_again() {
+    let project = Project::new();
+    let socket = project.home().join("agent");
+    let mut agent = Command::new("ssh-agent")
+        .arg("-D")
+        .arg("-a")
+        .arg(&socket)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    project.write(
+        "Dockerfile",
+        "FROM busybox\nRUN --network=none --mount=type=ssh test -S $SSH_AUTH_SOCK; exit 1\n",
+    );
+    let look = "test -S $SSH_AUTH_SOCK && echo there";
+    let typed = project.home().join("typed");
+    fs::write(&typed, look).unwrap();
+    let with_agent = |arguments: &str| {
+        let mut program = project.builder(arguments);
+        program
+            .env("SSH_AUTH_SOCK", &socket)
+            .stdin(fs::File::open(&typed).unwrap())
+            .run()
+    };
+    let build = with_agent("build -q --on-error=shell --ssh default .");
+    let debug = with_agent("debug --ssh default");
+    let without = with_agent("debug");
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    assert_eq!(build.exits(1).stdout, "there\n");
+    assert_eq!(debug.succeeds().stdout, "there\n");
+    assert_eq!(without.exits(1).says("--ssh default").stdout, "");
+}
+
 /// SIGKILL at any moment of a failing build leaves a store that works, and no state that does not.
 #[test]
 fn sigkill_while_a_step_fails_leaves_nothing_half() {

@@ -38,6 +38,7 @@ fn all_is_kept(project: &Project) {
     let step = build["steps"].as_array().unwrap().last().unwrap().clone();
     assert_eq!((&step["state"], &step["exit_code"]), (&"failed".into(), &3.into()));
     assert_eq!(step["lines"], serde_json::json!([2, 2]));
+    assert_eq!(step["kept"], true);
     let bytes = fs::read(step["log"].as_str().unwrap()).unwrap();
     assert!(
         bytes.windows(6).any(|window| window == b"\xff\x1b[2J\n"),
@@ -161,7 +162,7 @@ fn builds_are_listed_and_removed() {
     );
     let inspected = project.builder("history inspect ^1").run().succeeds().stdout;
     assert!(
-        inspected.contains("Error (4)") && inspected.contains("exit code: 4"),
+        inspected.contains("Error (4), kept") && inspected.contains("exit code: 4"),
         "{inspected}"
     );
     project

@@ -271,14 +271,20 @@ fn show(log: File) -> Result<(), Copying> {
 
 fn inspect(arguments: &InspectArguments, store: &Store) -> Result<(), Failure> {
     let build = history::find(store, arguments.build.as_deref())?;
+    let kept = store.failures()?;
+    let is_kept = |step: &Step| kept.contains(&format!("{}/{}", build.id, step.number));
+    let mut value = json!(build);
+    for (place, step) in build.steps.iter().enumerate() {
+        value["steps"][place]["kept"] = is_kept(step).into();
+    }
     match arguments.format.as_deref() {
-        Some("json") => output::line(format_args!("{:#}", json!(build))),
-        Some(format) => output::line(template::fill(format, &json!(build))?),
-        None => describe(&build),
+        Some("json") => output::line(format_args!("{value:#}")),
+        Some(format) => output::line(template::fill(format, &value)?),
+        None => describe(&build, &is_kept),
     }
 }
 
-fn describe(build: &Build) -> Result<(), Failure> {
+fn describe(build: &Build, is_kept: &dyn Fn(&Step) -> bool) -> Result<(), Failure> {
     let started = time::OffsetDateTime::from_unix_timestamp(build.started / 1000).ok();
     let started = started.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
     let names = build.subject.names.join(", ");
@@ -310,7 +316,7 @@ fn describe(build: &Build) -> Result<(), Failure> {
             step.number.to_string(),
             printable(step.name.as_bytes(), false),
             step.lines.map_or_else(String::new, |(line, _)| line.to_string()),
-            status_of_step(step),
+            status_of_step(step) + if is_kept(step) { ", kept" } else { "" },
             took(step.duration),
             log.map_or_else(String::new, |log| crate::cli::format::bytes(log.len())),
         ]

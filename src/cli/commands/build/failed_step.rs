@@ -91,6 +91,8 @@ pub(super) fn open_shell(step: &KeptStep, desk: Desk<'_>, failure: &Failure, in_
 
 fn visit(step: &KeptStep, desk: Desk<'_>) -> Result<(), Failure> {
     let workshop = desk.workshop;
+    // Nobody removes what the shell stands on.
+    let _held = workshop.store.failure(&step.name)?;
     // The build's token is set, since it failed.
     let (signals, cancel) = forward_signals()?;
     desk.signals.let_go();
