@@ -36,6 +36,9 @@ pub struct FailedState {
 
 /// Where the states of failed steps go.
 pub trait FailedSteps: Send + Sync {
+    /// Whether there is room for another. Asked before anything of it is kept.
+    fn has_room(&self) -> bool;
+
     /// Keeps the state of `step`, whose snapshots are committed.
     fn keep(&self, step: StepId, state: FailedState);
 }
@@ -59,7 +62,9 @@ impl FailedState {
 impl ExecTask<'_> {
     /// Keeps what the process left, where somebody wants it. What cannot be kept is told, and is no other failure.
     pub(super) fn keep_failed(&self, active: ActiveSnapshot, changed: Vec<Changed>) {
-        let Some(failed) = self.failed else { return };
+        let Some(failed) = self.failed.filter(|failed| failed.has_room()) else {
+            return;
+        };
         match self.state(active, changed) {
             Ok(state) => failed.keep(self.step, state),
             Err(error) => {

@@ -18,6 +18,10 @@ use super::{SnapshotId, Store, now};
 const MOST: usize = 10;
 /// Where the disk has fewer bytes left than this, only the newest is kept.
 const SCARCE: u64 = 4 << 30;
+/// Of bytes and of inodes, the part of the disk that has to stay free for any to be kept,
+const RESERVE: u64 = 20;
+/// and the bytes that are enough on a large one.
+const ENOUGH: u64 = 1 << 30;
 
 /// A step that failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -155,7 +159,16 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether the disk that the store is on is nearly full. Where that is not known, it is not.
+    /// Whether the disk has room for one more. A step that filled it has to give back what it took.
+    pub fn has_room_for_failure(&self) -> bool {
+        let full = |left: u64, all: u64, enough: u64| all > 0 && left < (all / RESERVE).min(enough);
+        !rustix::fs::statvfs(self.root()).is_ok_and(|disk| {
+            let bytes = full(disk.f_bavail, disk.f_blocks, ENOUGH / disk.f_frsize.max(1));
+            bytes || full(disk.f_favail, disk.f_files, u64::MAX)
+        })
+    }
+
+    /// Whether the disk that the store is on has little room. Where that is not known, it has not.
     fn is_room_scarce(&self) -> bool {
         rustix::fs::statvfs(self.root()).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < SCARCE)
     }

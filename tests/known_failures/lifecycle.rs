@@ -321,7 +321,8 @@ fn lifecycle_a_step_that_takes_all_inodes_is_told() {
         "",
     )
     .exits(1)
-    .says("No space left on device");
+    .says("No space left on device")
+    .says("is not kept, since the disk is nearly full");
     nothing_is_left_but_its_store(&project);
     small.unmount();
 }

@@ -47,6 +47,16 @@ impl<'a> KeptSteps<'a> {
 }
 
 impl FailedSteps for KeptSteps<'_> {
+    fn has_room(&self) -> bool {
+        let has_room = self.store.has_room_for_failure();
+        if !has_room {
+            self.progress.report(Event::Warning {
+                message: "the state of the failed step is not kept, since the disk is nearly full".into(),
+            });
+        }
+        has_room
+    }
+
     fn keep(&self, step: StepId, state: FailedState) {
         let Some((build, number)) = self.recorder.place_of(step) else {
             return; // The build is not recorded, which was told.
