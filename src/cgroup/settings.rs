@@ -98,7 +98,7 @@ impl Limits {
     }
 
     /// Memory and swap together; `None` for any amount.
-    fn memory_and_swap(&self, memory: u64) -> Option<u64> {
+    pub fn memory_and_swap(&self, memory: u64) -> Option<u64> {
         match self.memory_swap {
             None | Some(0) => Some(memory.saturating_mul(2)),
             Some(total) => u64::try_from(total).ok(),

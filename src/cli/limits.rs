@@ -50,15 +50,20 @@ pub(super) struct LimitArguments {
 }
 
 impl LimitArguments {
-    /// As the executor takes them, and warnings about those that this machine cannot keep.
-    pub(super) fn resources(&self) -> Result<(Resources, Vec<String>), Failure> {
-        let resources = Resources {
+    /// As the executor takes them, whether this machine can keep them or not.
+    pub(super) fn asked(&self) -> Resources {
+        Resources {
             // As docker has it, nothing is the default size.
             shm_size: self.shm_size.map(|size| size.0).filter(|bytes| *bytes > 0),
             limits: self.ulimits.iter().map(|limit| limit.0).collect(),
             group: self.group(),
             ..Resources::default()
-        };
+        }
+    }
+
+    /// As the executor takes them, and warnings about those that this machine cannot keep.
+    pub(super) fn resources(&self) -> Result<(Resources, Vec<String>), Failure> {
+        let resources = self.asked();
         if resources.group.is_empty() {
             return Ok((resources, Vec::new()));
         }

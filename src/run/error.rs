@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::executor::ExecError;
 use crate::executor::networking::NetworkingError;
+use crate::executor::sandbox::runtime::ConfigError;
 use crate::executor::sandbox::{SandboxError, SetupFailure};
 use crate::snapshot::SnapshotError;
 use crate::snapshot::identity::IdentityError;
@@ -66,6 +67,9 @@ pub enum RunError {
     /// The user of the image, or of `--user`.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Its description for OCI runtimes.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),

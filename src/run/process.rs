@@ -9,8 +9,9 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use super::container::{Container, Held, State};
 use super::error::RunError;
 use super::terminal;
+use crate::executor::sandbox::runtime::HostDirectory;
 use crate::executor::sandbox::{
-    self, Access, Bytes, Ended, Heard, Isolation, Running, SandboxError, SandboxSpec, Stdio,
+    self, Access, Bytes, Ended, Heard, Isolation, Running, SandboxError, SandboxSpec, Stdio, TerminalSize,
 };
 use crate::executor::{Resources, networking, single_id};
 use crate::graph::{ExtraHost, NetworkMode};
@@ -70,6 +71,16 @@ pub struct Volume {
     pub target: String,
     /// May the container write?
     pub access: Access,
+}
+
+impl Volume {
+    fn directory(&self) -> HostDirectory {
+        HostDirectory {
+            source: self.source.clone(),
+            target: self.target.clone(),
+            access: self.access,
+        }
+    }
 }
 
 /// The process's standard streams.
@@ -134,6 +145,31 @@ fn run_held(
     let network = NetworkOnDemand::default();
     let (spec, _lease) = sandbox_spec(&root.mount()?, config, options, container, &network)?;
     start(spec, streams, &signals)
+}
+
+/// The text of `config.json` (OCI runtime-spec) for a container with these options, in a bundle whose root is the
+/// directory `rootfs`. `terminal` says whether it is to have one.
+///
+/// # Errors
+/// An image whose user is not known, words that are not UTF-8.
+pub fn specification(
+    snapshotter: &Snapshotter,
+    snapshot: Option<SnapshotId>,
+    config: &ContainerConfig,
+    options: &RunOptions,
+    terminal: bool,
+) -> Result<Vec<u8>, RunError> {
+    let container = describe(options, command(config, options)?)?;
+    let directories: Vec<HostDirectory> = options.volumes.iter().map(Volume::directory).collect();
+    let alone = RunOptions {
+        volumes: Vec::new(),
+        ..options.clone()
+    };
+    let network = NetworkOnDemand::default();
+    let (mut spec, _) = sandbox_spec(&snapshotter.view(snapshot)?, config, &alone, &container, &network)?;
+    // Its size is that of the terminal that the runtime is started from.
+    spec.terminal = terminal.then_some(TerminalSize { rows: 0, columns: 0 });
+    Ok(sandbox::runtime::configuration(&spec, &directories)?)
 }
 
 /// Runs a process on `streams` to its end, and sends it the signals that come out of `signals`.

@@ -38,3 +38,4 @@ mod share_a_cache;
 mod share_a_store;
 mod the_users_own;
 mod without_root;
+mod write_bundles;

@@ -1,6 +1,7 @@
 //! One file for each command; its doc comments are its help.
 
 mod build;
+mod container;
 mod containers;
 mod debug;
 mod explain;
@@ -16,6 +17,7 @@ mod push;
 mod rmi;
 mod run;
 mod save;
+mod spec;
 mod tag;
 
 use std::process::ExitCode;
@@ -44,6 +46,7 @@ pub(super) enum Command {
     Push(push::Arguments),
     Save(save::Arguments),
     Load(load::Arguments),
+    Spec(Box<spec::Arguments>),
     Ps(containers::ListArguments),
     Rm(containers::RemoveArguments),
 }
@@ -67,6 +70,7 @@ impl Command {
             Command::Push(arguments) => push::run(&arguments, global),
             Command::Save(arguments) => save::run(&arguments, global),
             Command::Load(arguments) => load::run(&arguments, global),
+            Command::Spec(arguments) => spec::run(&arguments, global),
             Command::Ps(arguments) => containers::list(&arguments, global),
             Command::Rm(arguments) => containers::remove(&arguments, global),
         }?;

@@ -73,6 +73,16 @@ pub(super) fn has_identity(uid: u32, gid: u32) -> bool {
     has("/proc/self/uid_map", uid) && has("/proc/self/gid_map", gid)
 }
 
+/// The lines of `uid_map` or `gid_map`: first id inside, first id outside, how many.
+pub(super) fn mapped_ids(file: &str) -> Vec<(u32, u32, u32)> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let line = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    text.lines().filter_map(line).collect()
+}
+
 fn maps(map: &str, id: u32) -> bool {
     let mut ranges = map.lines().filter_map(|line| {
         let mut numbers = line.split_whitespace().map(str::parse::<u64>);

@@ -107,6 +107,7 @@ impl Bundle {
             processes: Processes::Inherited,
             // The runtime is in the group already, and all that it starts.
             resources: None,
+            ids: None,
         })
     }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    BoxBuilder, Capabilities, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
-    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+    BoxBuilder, Capabilities, Linux, LinuxCapabilities, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType,
+    LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
 };
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
@@ -53,6 +53,14 @@ pub(super) struct Place {
     pub(super) processes: Processes,
     /// Limits for all processes together.
     pub(super) resources: Option<LinuxResources>,
+    /// The ids of a user namespace that the runtime is to make, where it is not to inherit one.
+    pub(super) ids: Option<IdMappings>,
+}
+
+/// What users and groups inside are outside.
+pub(super) struct IdMappings {
+    pub(super) users: Vec<LinuxIdMapping>,
+    pub(super) groups: Vec<LinuxIdMapping>,
 }
 
 /// The pid namespace of a container.
@@ -75,7 +83,8 @@ pub(super) fn config(spec: &SandboxSpec, command: &[Vec<u8>], place: Place) -> R
     config
         .set_version(VERSION.into())
         .set_root(Some(root))
-        .set_process(Some(process(spec, command)?))
+        .set_process(Some(process(spec, command, &place)?))
+        .set_annotations(None)
         .set_hostname(Some(spec.hostname.clone()))
         .set_mounts(Some(mounts(spec, &place)))
         .set_linux(Some(linux(spec, place)?));
@@ -96,7 +105,7 @@ fn sort_capabilities(config: &mut serde_json::Value) {
     }
 }
 
-fn process(spec: &SandboxSpec, command: &[Vec<u8>]) -> Result<Process, ConfigError> {
+fn process(spec: &SandboxSpec, command: &[Vec<u8>], place: &Place) -> Result<Process, ConfigError> {
     let text = |bytes: &[u8], what| String::from_utf8(bytes.to_vec()).map_err(|_| ConfigError::NotText(what));
     let args: Vec<String> = command
         .iter()
@@ -109,17 +118,18 @@ fn process(spec: &SandboxSpec, command: &[Vec<u8>]) -> Result<Process, ConfigErr
         .map(|pair| text(&pair.0, "a variable"))
         .collect::<Result<_, _>>()?;
     let size = match spec.terminal {
-        Some(terminal) => {
+        // A size of nothing is not known yet.
+        Some(terminal) if terminal.rows > 0 => {
             let size = BoxBuilder::default().height(terminal.rows).width(terminal.columns);
             Some(size.build()?)
         }
-        None => None,
+        _ => None,
     };
     let mut process = Process::default();
     process
         .set_terminal(Some(spec.terminal.is_some()))
         .set_console_size(size)
-        .set_user(user(spec))
+        .set_user(user(spec, place))
         .set_args(Some(args))
         .set_env(Some(env))
         .set_cwd(spec.working_dir.clone().into())
@@ -130,14 +140,14 @@ fn process(spec: &SandboxSpec, command: &[Vec<u8>]) -> Result<Process, ConfigErr
     Ok(process)
 }
 
-/// With a single id there is only one identity to have.
-fn user(spec: &SandboxSpec) -> User {
+/// With a single id there is only one identity to have. A runtime that an ordinary user starts may set no further groups.
+fn user(spec: &SandboxSpec, place: &Place) -> User {
     let mut user = User::default();
     user.set_umask(Some(program::UMASK));
     if !rootless::has_single_id() {
         let identity = &spec.identity;
         user.set_uid(identity.uid).set_gid(identity.gid);
-        user.set_additional_gids(Some(identity.all_groups()));
+        user.set_additional_gids(place.ids.is_none().then(|| identity.all_groups()));
     }
     user
 }
@@ -215,6 +225,8 @@ fn linux(spec: &SandboxSpec, place: Place) -> Result<Linux, ConfigError> {
     };
     linux
         .set_namespaces(Some(namespaces(spec, &place)))
+        .set_uid_mappings(place.ids.as_ref().map(|ids| ids.users.clone()))
+        .set_gid_mappings(place.ids.map(|ids| ids.groups))
         .set_resources(place.resources)
         .set_devices(None)
         .set_seccomp(profile::profile(spec.confinement, rootless::has_single_id())?)
@@ -225,13 +237,16 @@ fn linux(spec: &SandboxSpec, place: Place) -> Result<Linux, ConfigError> {
 }
 
 fn namespaces(spec: &SandboxSpec, place: &Place) -> Vec<LinuxNamespace> {
-    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network as Net, Pid, Uts};
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network as Net, Pid, User, Uts};
     let new = |kind| {
         let mut namespace = LinuxNamespace::default();
         namespace.set_typ(kind);
         namespace
     };
     let mut namespaces: Vec<LinuxNamespace> = [Mount, Ipc, Uts, Cgroup].map(new).into();
+    if place.ids.is_some() {
+        namespaces.push(new(User));
+    }
     if place.processes == Processes::New {
         namespaces.push(new(Pid));
     }

@@ -10,6 +10,7 @@ mod bundle;
 mod command;
 mod config;
 mod profile;
+mod standalone;
 
 use std::fs::File;
 use std::io::Read;
@@ -30,6 +31,7 @@ use super::spec::{Runtime, SandboxSpec, TerminalSize};
 use super::timeline::Timeline;
 use super::{files, init, program, rootless};
 pub use config::ConfigError;
+pub use standalone::{HostDirectory, configuration};
 
 /// The container's name, in records that nobody else sees.
 const NAME: &str = "sandbox";
