@@ -17,11 +17,11 @@ use super::{SnapshotId, Store, now};
 /// Failures that are kept, at most; one that is looked at while others come stays longer.
 const MOST: usize = 10;
 /// Where the disk has fewer bytes left than this, only the newest is kept.
-const SCARCE: u64 = 4 << 30;
+const SCARCE: u64 = 2 << 30;
 /// Of bytes and of inodes, the part of the disk that has to stay free for any to be kept,
 const RESERVE: u64 = 20;
 /// and the bytes that are enough on a large one.
-const ENOUGH: u64 = 1 << 30;
+const ENOUGH: u64 = 512 << 20;
 
 /// A step that failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
