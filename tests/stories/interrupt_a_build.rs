@@ -4,11 +4,14 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::support::Project;
+use crate::support::{Ids, Project};
 
 /// A project whose second step sleeps `seconds`, a number that no other process uses.
 fn sleeper(seconds: u32) -> Project {
-    let project = Project::new();
+    with_a_sleeper(Project::new(), seconds)
+}
+
+fn with_a_sleeper(project: Project, seconds: u32) -> Project {
     project.write(
         "Dockerfile",
         format!("FROM busybox\nRUN echo finished > /first\nRUN echo begun; (sleep {seconds} &); sleep {seconds}\n"),
@@ -26,8 +29,9 @@ impl Drop for Building {
     }
 }
 
-fn start_and_wait_for(project: &Project, words: &str) -> Building {
-    let mut building = Building(project.builder("build --progress plain -t app .").start());
+fn start_and_wait_for(project: &Project, words: &str, flags: &str) -> Building {
+    let arguments = format!("build --progress plain {flags} -t app .");
+    let mut building = Building(project.builder(&arguments).start());
     let stderr = building.0.stderr.take().unwrap();
     let mut lines = BufReader::new(stderr).lines();
     let mut seen = Vec::new();
@@ -78,15 +82,49 @@ fn nothing_is_left(project: &Project, seconds: u32) {
     assert_eq!(scratch, 0, "scratch directories outlived the next build");
 }
 
+/// A process and all that descended from it, as long as their parents live.
+fn family(of: u32) -> Vec<u32> {
+    let mut family = vec![of];
+    let mut next = 0;
+    while let Some(parent) = family.get(next) {
+        let found = Command::new("pgrep")
+            .args(["-P", &parent.to_string()])
+            .output()
+            .unwrap();
+        let children = String::from_utf8(found.stdout).unwrap();
+        family.extend(children.lines().map(|id| id.parse::<u32>().unwrap()));
+        next += 1;
+    }
+    family
+}
+
+/// The groups of the kernel's that a builder made.
+fn groups_of(builders: &[u32]) -> Vec<String> {
+    let found = Command::new("find")
+        .args(["/sys/fs/cgroup", "-type", "d", "-name", "builder-*"])
+        .output();
+    let found = String::from_utf8(found.unwrap().stdout).unwrap();
+    let is_of = |path: &str| {
+        builders
+            .iter()
+            .any(|builder| path.contains(&format!("/builder-{builder}-")))
+    };
+    found.lines().filter(|path| is_of(path)).map(Into::into).collect()
+}
+
 fn interrupt_with(signal: &str, seconds: u32) {
-    let project = sleeper(seconds);
-    let mut building = start_and_wait_for(&project, "begun");
+    interrupt(&sleeper(seconds), signal, seconds, "");
+}
+
+fn interrupt(project: &Project, signal: &str, seconds: u32, flags: &str) {
+    let mut building = start_and_wait_for(project, "begun", flags);
     // The shell has said so; what it starts then may take a moment to become what it is.
     let begun = Instant::now();
     while sleepers(seconds) == 0 {
         assert!(begun.elapsed() < Duration::from_secs(10), "nothing sleeps");
         std::thread::sleep(Duration::from_millis(5));
     }
+    let family = family(building.0.id());
     let sent = Command::new("kill")
         .args([signal, &building.0.id().to_string()])
         .status()
@@ -94,7 +132,37 @@ fn interrupt_with(signal: &str, seconds: u32) {
     assert!(sent.success());
     let status = building.0.wait().unwrap();
     assert!(!status.success());
-    nothing_is_left(&project, seconds);
+    // Nor is what belonged to the build itself: what sandboxes are forked from, the network's helper.
+    let begun = Instant::now();
+    let lives = |process: &&u32| std::path::Path::new(&format!("/proc/{process}")).exists();
+    while let Some(process) = family.iter().find(lives) {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{process} of {family:?} outlived its build"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    nothing_is_left(project, seconds);
+    // Who was killed could not remove its groups: the next builder that makes any does.
+    project.build(&format!("{flags} --no-cache .")).succeeds();
+    assert_eq!(groups_of(&family), [""; 0], "{signal}");
+}
+
+#[test]
+fn under_limits_no_group_is_left() {
+    for (signal, seconds) in [("-INT", 70_011), ("-TERM", 70_012), ("-KILL", 70_013)] {
+        interrupt(&sleeper(seconds), signal, seconds, "--memory 64m --pids-limit 40");
+    }
+}
+
+#[test]
+fn without_root_nothing_is_left_either() {
+    for (ids, first) in [(Ids::Full, 70_021), (Ids::Single, 70_031)] {
+        for (signal, seconds) in ["-INT", "-TERM", "-KILL"].into_iter().zip(first..) {
+            let project = with_a_sleeper(Project::rootless(ids), seconds);
+            interrupt(&project, signal, seconds, "--memory 64m");
+        }
+    }
 }
 
 #[test]

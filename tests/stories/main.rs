@@ -30,6 +30,7 @@ mod name_a_frontend;
 mod networks;
 mod read_old_logs;
 mod reproduce_an_image;
+mod run_at_once;
 mod run_images;
 mod run_steps;
 mod run_with_a_runtime;

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{Ids, Project};
@@ -94,6 +95,12 @@ fn each_step_has_an_address() {
 
 #[test]
 fn nothing_is_left_of_a_builder_that_was_killed() {
+    for signal in ["-KILL", "-TERM", "-INT"] {
+        nothing_is_left_after(signal);
+    }
+}
+
+fn nothing_is_left_after(signal: &str) {
     let project = Project::new();
     project.write("Dockerfile", "FROM busybox\nRUN ip -4 -o addr show eth0; sleep 1000\n");
     let mut running = project.builder("build --progress plain .").start();
@@ -109,7 +116,8 @@ fn nothing_is_left_of_a_builder_that_was_killed() {
         .unwrap();
     let device = format!("builder{number}");
     assert!(devices_of_builders().contains(&device));
-    running.kill().unwrap();
+    let kill = Command::new("kill").args([signal, &running.id().to_string()]).status();
+    assert!(kill.unwrap().success());
     running.wait().unwrap();
     let begun = Instant::now();
     while devices_of_builders().contains(&device) {
