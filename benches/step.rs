@@ -30,8 +30,8 @@ const PROGRAM: &str = "/bin/busybox";
 /// The stages in the order of doing, with the name of what lies between each and the one before.
 const STAGES: [(Stage, &str); 23] = [
     (Stage::GroupMade, "limits: control group"),
-    (Stage::Spawned, "re-exec: spawn"),
-    (Stage::Executed, "re-exec: load"),
+    (Stage::Asked, "keeper: asked"),
+    (Stage::SupervisorStarted, "keeper: fork the supervisor"),
     (Stage::Received, "specification"),
     (Stage::NamespacesMade, "namespaces"),
     (Stage::NetworkEntered, "network"),

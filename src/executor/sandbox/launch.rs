@@ -125,7 +125,7 @@ pub fn start(mut spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxErro
     }
     keeper::start_supervisor(theirs.as_fd()).map_err(SandboxError::start)?;
     drop(theirs);
-    timeline.note(Stage::Spawned);
+    timeline.note(Stage::Asked);
     control::send_spec(socket.as_fd(), &spec, &streams).map_err(SandboxError::start)?;
     timeline.note(Stage::Sent);
     Ok(Running {

@@ -35,7 +35,7 @@ pub(super) fn main(socket: &OwnedFd) -> ! {
         std::process::exit(125);
     };
     let mut timeline = Timeline::new(spec.timing);
-    timeline.note_at(Stage::Executed, || begun);
+    timeline.note_at(Stage::SupervisorStarted, || begun);
     timeline.note(Stage::Received);
     if let Err(failure) = supervise(socket.as_fd(), spec, stdio, &mut timeline) {
         control::report(socket.as_fd(), &Report::Failed(failure), &[]);

@@ -27,12 +27,12 @@ pub enum Stage {
     Begun,
     /// The limits' control group exists.
     GroupMade,
-    /// `posix_spawn` has returned.
-    Spawned,
+    /// The keeper was asked for a supervisor; the first sandbox has started it.
+    Asked,
     /// The specification is sent.
     Sent,
-    /// The supervisor's `main` begins: the program was loaded anew.
-    Executed,
+    /// The supervisor runs.
+    SupervisorStarted,
     /// The supervisor knows what to do.
     Received,
     /// It has its namespaces.
