@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use super::failure::Failure;
-use crate::executor::sandbox::{Isolation, missing_for_chroot};
+use crate::executor::sandbox::{Isolation, may_make_devices, missing_for_chroot};
 
 /// The flag.
 #[derive(Debug, Args)]
@@ -40,9 +40,11 @@ pub(super) fn remark(isolation: Isolation) -> Option<String> {
     const WEAKER: &str = "--isolation=chroot is weaker: processes share the network, the other processes and the kernel's \
                           settings with this container, have no /proc and /sys, and secrets are files on its disk while \
                           they run";
+    const NO_DEVICES: &str = "; without CAP_MKNOD they have no devices, and /dev/null is an ordinary file";
     match isolation {
         Isolation::Sandbox => None,
-        Isolation::Chroot => Some(WEAKER.into()),
+        Isolation::Chroot if may_make_devices() => Some(WEAKER.into()),
+        Isolation::Chroot => Some([WEAKER, NO_DEVICES].concat()),
     }
 }
 

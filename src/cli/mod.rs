@@ -51,6 +51,7 @@ struct Cli {
 /// Runs the program with the process's arguments, to its end.
 pub fn main() -> ExitCode {
     crate::executor::sandbox::run_if_sandbox();
+    raise_open_files();
     write_no_core_dump();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -69,6 +70,20 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// As many open files as this process may have: a tree is walked with one for each of its levels. Processes in sandboxes get
+/// limits of their own.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Within its own limit everybody may; without, what is there must do.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 /// What this process holds, secrets among it, is not written to disk because it crashed: with a limit of one byte the

@@ -54,6 +54,9 @@ pub enum CacheMountError {
         #[source]
         source: Box<FileError>,
     },
+    /// A cache at two places of one step, where nothing can be mounted.
+    #[error("cache mount `{0}` cannot be at two places at once: --isolation=chroot mounts nothing")]
+    Twice(String),
     /// The build was stopped while another step held the cache.
     #[error("cancelled while waiting for cache mount `{0}`")]
     Cancelled(String),

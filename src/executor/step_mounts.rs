@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use super::agent::Forwarding;
-use super::cache_mount::{self, Wanted};
+use super::cache_mount::{self, CacheMountError, Wanted};
 use super::exec::{ExecError, ExecTask};
 use super::file::{FileError, Input, copy_aside};
 use super::sandbox::{Bytes, Isolation, SandboxSpec};
@@ -29,6 +29,8 @@ pub(super) struct Scene {
     /// Thrown away, unless the step fails and is to be looked at.
     pub(super) changed: Vec<Changed>,
     views: Vec<Rootfs>,
+    /// The caches that are lent, and not mounted.
+    lent: Vec<String>,
     agents: Vec<Forwarding>,
     /// The flags that give what the step can do without and was not given.
     pub(super) lacking: Vec<String>,
@@ -180,8 +182,12 @@ impl ExecTask<'_> {
                         spec.bind_part(target, held.directory()?, part(path), Access::ReadOnly);
                     }
                     (Isolation::Chroot, Access::ReadWrite) => {
-                        let (directory, name) = held.part(path)?;
-                        spec.lend(target, directory, name);
+                        if scene.lent.contains(&name) {
+                            return Err(CacheMountError::Twice(cache.id.clone()).into());
+                        }
+                        let (directory, part) = held.part(path)?;
+                        spec.lend(target, directory, part);
+                        scene.lent.push(name);
                     }
                 }
             }

@@ -22,9 +22,10 @@ use super::ids::IdMode;
 use super::marks::Marks;
 use super::metadata::{Metadata, timestamps};
 use super::path::{clean, components, push_component, relative_c_string, shown, split_parent};
-use super::rootfs::{Kind, Missing, Owner, make_directory, open_subdirectory, remove_all, resolve, walk};
+use super::rootfs::{Kind, Missing, Owner, make_directory, open_subdirectory, resolve, walk};
 use super::whiteout::{OPAQUE, WHITEOUT, is_whiteout, make_whiteout};
 use super::xattr::{self, Node};
+use crate::store::remove_all;
 
 /// AUFS' own files, which old layers have at their root; Docker skips them too.
 const AUFS: &[u8] = b".wh..wh.";

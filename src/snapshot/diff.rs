@@ -39,6 +39,19 @@ pub(super) struct Diff<'a> {
     pub(super) epoch: Option<i64>,
 }
 
+/// A directory that is being written.
+struct Level {
+    directory: OwnedFd,
+    others: std::vec::IntoIter<DirEntry>,
+    /// The length of the path of the directory above.
+    above: usize,
+    /// How many directories above had not been written.
+    waiting: usize,
+}
+
+/// Linux, `PATH_MAX`: nobody could name what lies deeper.
+const LONGEST_PATH: usize = 4096;
+
 struct Walk<'a, 'w> {
     diff: Diff<'a>,
     out: ArchiveWriter<'w>,
@@ -88,14 +101,61 @@ pub(super) fn write_below<'w>(
         entry.path.push(b'/');
         walk.write(&entry)?;
     }
-    walk.contents(root.as_fd())?;
+    walk.contents(root)?;
     Ok(walk.out)
 }
 
 impl Walk<'_, '_> {
-    /// Writes what is in `directory`, which is at `self.path`.
-    fn contents(&mut self, directory: BorrowedFd<'_>) -> Result<(), SnapshotError> {
-        let mut entries = read_directory(directory).map_err(|errno| self.failed("list", errno))?;
+    /// Writes what is in `directory`, which is at `self.path`, and all below it. However deep it is, the stack is not.
+    fn contents(&mut self, directory: OwnedFd) -> Result<(), SnapshotError> {
+        let mut levels = vec![self.level(directory)?];
+        while let Some(level) = levels.last_mut() {
+            let Some(DirEntry { name, kind }) = level.others.next() else {
+                self.path.truncate(level.above);
+                self.waiting.truncate(level.waiting);
+                levels.pop();
+                continue;
+            };
+            let (above, waiting) = (self.path.len(), self.waiting.len());
+            push_component(&mut self.path, name.to_bytes());
+            if let Some(directory) = self.entry(level.directory.as_fd(), &name, kind)? {
+                let level = self.level(directory)?;
+                levels.push(Level {
+                    above,
+                    waiting,
+                    ..level
+                });
+                continue;
+            }
+            self.path.truncate(above);
+        }
+        Ok(())
+    }
+
+    /// Writes `name` of `directory`; a directory comes back, open, whose content is to follow.
+    fn entry(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        kind: Option<Kind>,
+    ) -> Result<Option<OwnedFd>, SnapshotError> {
+        if self.path.len() > LONGEST_PATH {
+            return Err(self.inexpressible("its path is longer than 4096 bytes"));
+        }
+        let kind = match kind {
+            Some(Kind::Regular | Kind::Directory) => kind,
+            _ => Kind::of_mode(self.stat(directory, name)?.st_mode),
+        };
+        match kind {
+            Some(Kind::Regular) => self.file(directory, name).map(|()| None),
+            Some(Kind::Directory) => self.directory(directory, name).map(Some),
+            _ => self.other(directory, name).map(|()| None),
+        }
+    }
+
+    /// Reads a directory, and writes its whiteouts.
+    fn level(&mut self, directory: OwnedFd) -> Result<Level, SnapshotError> {
+        let mut entries = read_directory(directory.as_fd()).map_err(|errno| self.failed("list", errno))?;
         let mut others = Vec::with_capacity(entries.len());
         for entry in entries.drain(..) {
             if entry.name.to_bytes().starts_with(WHITEOUT) {
@@ -104,22 +164,18 @@ impl Walk<'_, '_> {
                 }));
             }
             match entry.kind {
-                None | Some(Kind::CharDevice | Kind::Socket) if self.whiteout(directory, &entry.name)? => {}
-                Some(Kind::Regular) if self.diff.marks == Marks::Own && self.whiteout(directory, &entry.name)? => {}
+                None | Some(Kind::CharDevice | Kind::Socket) if self.whiteout(directory.as_fd(), &entry.name)? => {}
+                Some(Kind::Regular)
+                    if self.diff.marks == Marks::Own && self.whiteout(directory.as_fd(), &entry.name)? => {}
                 _ => others.push(entry),
             }
         }
-        for DirEntry { name, kind } in others {
-            let length = self.path.len();
-            push_component(&mut self.path, name.to_bytes());
-            match kind {
-                Some(Kind::Regular) => self.file(directory, &name)?,
-                Some(Kind::Directory) => self.directory(directory, &name)?,
-                _ => self.other(directory, &name)?,
-            }
-            self.path.truncate(length);
-        }
-        Ok(())
+        Ok(Level {
+            directory,
+            others: others.into_iter(),
+            above: self.path.len(),
+            waiting: self.waiting.len(),
+        })
     }
 
     /// Writes `name` as a whiteout if it is one, or if it is a socket, which no layer can have (servers make them anew),
@@ -164,17 +220,17 @@ impl Walk<'_, '_> {
         })
     }
 
-    fn directory(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), SnapshotError> {
+    /// Writes a directory itself.
+    fn directory(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, SnapshotError> {
         let directory = open_subdirectory(parent, name).map_err(|errno| self.failed("open", errno))?;
         let stat = rustix::fs::fstat(&directory).map_err(|errno| self.failed("examine", errno))?;
         let all = self.xattrs(Node::Open(directory.as_fd()))?;
         if self.is_merged && value(&all, self.diff.marks.kept()).is_some() {
-            return self.contents(directory.as_fd());
+            return Ok(directory);
         }
         let is_opaque = value(&all, self.diff.marks.opaque()).is_some_and(|value| value == b"y");
         let mut entry = self.describe(EntryKind::Directory, &stat, all);
         entry.path.push(b'/');
-        let waiting = self.waiting.len();
         let is_changed = self.is_merged || is_opaque || self.is_changed_directory(&entry)?;
         match is_changed {
             true => self.write(&entry)?,
@@ -183,9 +239,7 @@ impl Walk<'_, '_> {
         if is_opaque && self.diff.has_parent {
             self.marker(OPAQUE)?;
         }
-        self.contents(directory.as_fd())?;
-        self.waiting.truncate(waiting);
-        Ok(())
+        Ok(directory)
     }
 
     fn file(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(), SnapshotError> {
@@ -217,9 +271,8 @@ impl Walk<'_, '_> {
         let stat = self.stat(directory, name)?;
         let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match Kind::of_mode(stat.st_mode) {
-            Some(Kind::Regular) => return self.file(directory, name),
-            Some(Kind::Directory) => return self.directory(directory, name),
-            Some(Kind::Socket) | None => return Ok(()),
+            // What is neither was sorted out before.
+            Some(Kind::Regular | Kind::Directory | Kind::Socket) | None => return Ok(()),
             Some(Kind::Fifo) => EntryKind::Fifo,
             Some(Kind::CharDevice) => {
                 let (major, minor) = device();

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, Stat};
 use rustix::io::Errno;
 
+use super::deep;
 use super::error::SnapshotError;
 use super::ids::IdMode;
 use super::marks::Marks;
@@ -66,7 +67,7 @@ impl Merging<'_> {
     pub(super) fn merge(&self, destination: &ContainerPath) -> Result<Option<Replaced>, SnapshotError> {
         let open = |root| open_subdirectory(root, c".").map_err(failed("open", b""));
         let (layer, own) = (open(self.layer)?, open(self.own)?);
-        self.share(layer.as_fd(), own.as_fd(), &mut Vec::new())?;
+        deep::down(|| self.share(layer.as_fd(), own.as_fd(), &mut Vec::new()))?;
         match self.below {
             None => Ok(None),
             Some(below) => self.keep(below, destination),
@@ -75,6 +76,7 @@ impl Merging<'_> {
 
     /// Makes `to` hold what `from` holds, and look like it.
     fn share(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &mut Vec<u8>) -> Result<(), SnapshotError> {
+        deep::check(path)?;
         for entry in read_directory(from).map_err(failed("list", path))? {
             let length = path.len();
             push_component(path, entry.name.to_bytes());

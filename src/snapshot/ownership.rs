@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 
+use super::deep;
 use super::error::SnapshotError;
 use super::ids::recorded_owner;
 use super::marks::Marks;
@@ -41,14 +42,18 @@ impl NewFiles<'_> {
     /// Records that what is new in `upper`, and was not recorded otherwise, belongs to `owner`.
     pub(super) fn give(mut self, upper: BorrowedFd<'_>, owner: Owner) -> Result<(), SnapshotError> {
         let root = open_subdirectory(upper, c".").map_err(|errno| self.failed(errno))?;
-        self.directory(Directory {
-            own: root.as_fd(),
-            is_merged: self.below.is_some(),
-            owner,
+        let is_merged = self.below.is_some();
+        deep::down(move || {
+            self.directory(Directory {
+                own: root.as_fd(),
+                is_merged,
+                owner,
+            })
         })
     }
 
     fn directory(&mut self, directory: Directory<'_>) -> Result<(), SnapshotError> {
+        deep::check(&self.path)?;
         let entries = read_directory(directory.own).map_err(|errno| self.failed(errno))?;
         for entry in entries {
             let length = self.path.len();

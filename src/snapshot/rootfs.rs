@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::ids::{self, IdMode};
@@ -382,29 +382,6 @@ pub(super) fn make_directory(
 pub(super) fn open_subdirectory(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
-}
-
-/// Removes all that is in an open directory.
-///
-/// # Errors
-/// What the kernel answers.
-pub fn remove_contents(directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    let entries = read_directory(directory)?;
-    entries.iter().try_for_each(|entry| remove_all(directory, &entry.name))
-}
-
-/// Removes `name` from `parent` with everything below it. Nothing is followed, and no mount crossed that is in the way.
-///
-/// # Errors
-/// What the kernel answers; nothing that is called so is none.
-pub fn remove_all(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        result => return result,
-    }
-    remove_contents(open_subdirectory(parent, name)?.as_fd())?;
-    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
 }
 
 /// A component of a path that is not a directory, for whoever walks the path to mend.

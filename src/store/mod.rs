@@ -15,6 +15,7 @@ mod layers;
 mod layout;
 mod locks;
 mod records;
+mod remove;
 mod scratch;
 mod snapshots;
 mod sync;
@@ -28,6 +29,7 @@ pub use indexes::{IndexRecord, Member};
 pub use layout::{SnapshotId, SnapshotIdError};
 pub use locks::{InUse, KeyLock};
 pub use records::StoredRecord;
+pub use remove::{remove_all, remove_contents};
 pub use scratch::ScratchDir;
 pub use snapshots::{PendingSnapshot, SnapshotRecord};
 

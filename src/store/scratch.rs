@@ -16,6 +16,7 @@ use super::Store;
 use super::error::{Context, Result, StoreError};
 use super::layout::{SnapshotId, digest_of_file_name};
 use super::locks::{is_still_at, try_flock};
+use super::remove::remove_tree;
 use crate::oci::Digest;
 
 /// A directory inside the store that goes when this value does, or, should the process be killed, with the next sweep.
@@ -37,7 +38,7 @@ impl ScratchDir {
 impl Drop for ScratchDir {
     fn drop(&mut self) {
         // What cannot be removed now is removed with the process's directory or by the next sweep.
-        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = remove_tree(&self.path);
     }
 }
 
@@ -51,7 +52,7 @@ pub(super) struct ProcessDir {
 
 impl Drop for ProcessDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = remove_tree(&self.path);
     }
 }
 
@@ -165,7 +166,7 @@ impl Store {
                 && is_still_at(&directory, &path)?
             {
                 self.take_back_unrecorded(&path)?;
-                std::fs::remove_dir_all(&path).during("remove", &path)?;
+                remove_tree(&path).during("remove", &path)?;
             }
         }
         Ok(())

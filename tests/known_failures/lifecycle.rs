@@ -338,3 +338,34 @@ fn nothing_is_left_but_its_store(project: &Project) {
     build(project, "FROM busybox\nRUN echo works > /f\nCMD cat /f\n", "--no-cache").succeeds();
     assert_eq!(project.run("app").succeeds().stdout, "works\n");
 }
+
+/// A tree as deep as a path can be, and deeper: the layer of the one is written, the other is refused, and neither leaves
+/// a store that cannot be used.
+#[test]
+fn a_step_that_digs_deep_does_not_break_the_store() {
+    let project = Project::new();
+    let dig = |levels: usize, then: &str| {
+        format!(
+            "FROM busybox\nRUN i=0; while [ $i -lt {levels} ]; do mkdir d && cd d || exit 1; i=$((i+1)); done; {then}\n"
+        )
+    };
+    project.write("deep", dig(900, "echo bottom > f"));
+    project.build("-f deep -t deep .").succeeds();
+    let find = project
+        .builder("run --rm deep sh -c")
+        .arg("find /d -name f | wc -c")
+        .run();
+    find.succeeds().prints("1803\n");
+    // No shell changes to a directory without a path; but what is deep can be moved into what is deep.
+    project.write("deeper", dig(900, "cd /; mkdir -p e; i=0; cd e; while [ $i -lt 1500 ]; do mkdir e && cd e || exit 1; i=$((i+1)); done; mv /d ."));
+    project.build("-f deeper .").exits(3).says("longer than 4096 bytes");
+    project.write("after", "FROM busybox\nRUN true\n");
+    project.build("-f after .").succeeds();
+    project
+        .build("--isolation=chroot --no-cache -f deep .")
+        .exits(3)
+        .says("more than 512 directories");
+    project.build("--isolation=chroot -f after .").succeeds();
+    let left = std::fs::read_dir(project.store().join("tmp")).unwrap().count();
+    assert_eq!(left, 0, "nothing is left in tmp");
+}

@@ -44,7 +44,7 @@ pub use control::{Emulator, Exit, SetupFailure};
 pub use keeper::stop;
 pub use launch::{Ended, Heard, Running, SandboxError, start};
 pub use machine::{Runs, runs};
-pub use obstacles::missing_for_chroot;
+pub use obstacles::{may_make_devices, missing_for_chroot};
 pub use output::run;
 pub use spec::{
     Access, Bytes, Confinement, Identity, Isolation, Limit, LimitedResource, MemoryFile, Network, NewPrivileges,

@@ -53,6 +53,11 @@ pub fn missing_for_chroot() -> Vec<&'static str> {
     missing
 }
 
+/// Whether this process may make the nodes of `/dev`.
+pub fn may_make_devices() -> bool {
+    look().capabilities.contains(CapabilitySet::MKNOD)
+}
+
 fn look() -> Facts {
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

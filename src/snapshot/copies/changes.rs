@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, Mode, Statx, StatxFlags};
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
+use super::super::deep;
 use super::super::error::SnapshotError;
 use super::super::ids::IdMode;
 use super::super::marks::Marks;
@@ -82,6 +83,7 @@ impl Known {
     }
 
     fn of_directory(directory: BorrowedFd<'_>, path: &mut Vec<u8>) -> Result<Self, SnapshotError> {
+        deep::check(path)?;
         let stamp = Stamp::of(directory, c"", AtFlags::EMPTY_PATH).map_err(failed("examine", path))?;
         let mut children = BTreeMap::new();
         for entry in read_directory(directory).map_err(failed("list", path))? {
@@ -199,6 +201,7 @@ impl<'a> Comparing<'a> {
         let is_changed = before
             .as_ref()
             .is_none_or(|before| before.stamp.changed != stamp.changed);
+        deep::check(&self.path)?;
         let mut gone = before.map(|before| before.children).unwrap_or_default();
         let mut children = BTreeMap::new();
         for entry in read_directory(tree).map_err(|errno| self.failed("list", errno))? {

@@ -10,14 +10,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, Mode, Stat};
 use rustix::io::Errno;
 
+use super::super::deep;
 use super::super::error::SnapshotError;
 use super::super::ids::IdMode;
 use super::super::marks::Marks;
 use super::super::path::{push_component, relative_c_string, shown, split_parent};
-use super::super::rootfs::{Kind, open_subdirectory, read_directory, remove_all};
+use super::super::rootfs::{Kind, open_subdirectory, read_directory};
 use super::super::stack::{Source, copy_directory, open_straight};
 use super::super::whiteout::is_whiteout;
 use super::super::xattr::Node;
+use crate::store::remove_all;
 
 /// How files get into a tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +64,7 @@ impl Layer {
         into: BorrowedFd<'_>,
         tree: BorrowedFd<'_>,
     ) -> Result<(), SnapshotError> {
+        deep::check(&self.path)?;
         for entry in read_directory(layer).map_err(|errno| self.failed("list", errno))? {
             let length = self.path.len();
             push_component(&mut self.path, entry.name.to_bytes());

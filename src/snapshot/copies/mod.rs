@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use self::changes::Comparing;
 pub(super) use self::changes::Known;
 use self::layer::{Layer, Way};
+use super::deep;
 use super::error::SnapshotError;
 use super::ids::IdMode;
 use super::marks::Marks;
@@ -102,7 +103,8 @@ impl Copies {
             None => {
                 let scratch = empty(workshop.store)?;
                 put_together(workshop, stack, &root(&scratch), Way::Copies)?;
-                let known = Known::record(open(&root(&scratch), None)?.as_fd())?;
+                let tree = open(&root(&scratch), None)?;
+                let known = deep::down(|| Known::record(tree.as_fd()))?;
                 Working { scratch, known }
             }
         };
@@ -120,7 +122,7 @@ impl Copies {
         let Working { scratch, known } = working;
         let (tree, upper) = (open(&root(&scratch), None)?, open(upper, None)?);
         let comparing = Comparing::new(upper.as_fd(), workshop.marks, workshop.ids);
-        let known = comparing.compare(tree.as_fd(), known)?;
+        let known = deep::down(|| comparing.compare(tree.as_fd(), known))?;
         Ok(Working { scratch, known })
     }
 
@@ -157,7 +159,7 @@ pub fn copy_tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>, name: &CStr, ids: I
             let made = made.and_then(|()| open_subdirectory(into, name));
             let made = made.map_err(|errno| failed(errno.into()))?;
             // A tree that is looked at has no marks, whatever those of its store are.
-            Layer::new(Marks::Trusted, ids, Way::Copies).lay(from, made.as_fd())
+            deep::down(|| Layer::new(Marks::Trusted, ids, Way::Copies).lay(from, made.as_fd()))
         }
         Some(Kind::Regular) => copy_file(from, &stat, into, name, ids).map_err(failed),
         _ => Err(failed(Errno::INVAL.into())),
@@ -221,7 +223,8 @@ fn put_together(workshop: Workshop<'_>, stack: &Stack, tree: &Path, way: Way) ->
     let tree = open(tree, None)?;
     for (_, directory) in stack.iter().rev() {
         let layer = open(directory, None)?;
-        Layer::new(workshop.marks, workshop.ids, way).lay(layer.as_fd(), tree.as_fd())?;
+        let laying = Layer::new(workshop.marks, workshop.ids, way);
+        deep::down(|| laying.lay(layer.as_fd(), tree.as_fd()))?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use super::super::rootless::has_single_id;
 use super::super::spec::MemoryFile;
 use super::super::targets::{Kind, Made, Place, Targets, Times, modified};
 use crate::snapshot::{self, IdMode, SnapshotError};
+use crate::store;
 
 /// Beside the root: where things lie that are covered.
 const ASIDE: &CStr = c"aside";
@@ -146,7 +147,7 @@ impl Covers {
         let put = match make(place.parent.as_fd(), &place.name) {
             Ok(put) => put,
             Err(errno) => {
-                let _ = snapshot::remove_all(place.parent.as_fd(), &place.name);
+                let _ = store::remove_all(place.parent.as_fd(), &place.name);
                 if hides {
                     let _ = rustix::fs::renameat(&self.aside, &slot, &place.parent, &place.name);
                 }
@@ -176,7 +177,7 @@ impl Covers {
         }
         self.targets.remove_after(0);
         // What could not come back was in a directory that the process has removed.
-        let _ = snapshot::remove_all(self.outside.as_fd(), ASIDE);
+        let _ = store::remove_all(self.outside.as_fd(), ASIDE);
     }
 }
 
@@ -198,7 +199,7 @@ impl Cover {
             // The process moved it, and perhaps what it left there was not meant to stay.
             Origin::Lent(..) => {}
         }
-        snapshot::remove_all(parent.as_fd(), name)?;
+        store::remove_all(parent.as_fd(), name)?;
         if self.hides {
             rustix::fs::renameat_with(aside, slot, parent, name, RenameFlags::NOREPLACE)?;
         }
@@ -208,7 +209,7 @@ impl Cover {
     /// Nothing of a cover's content stays, under whatever name the process may have kept it.
     fn empty(&self) -> Result<()> {
         match self.kind {
-            Kind::Directory => snapshot::remove_contents(self.put.as_fd()),
+            Kind::Directory => store::remove_contents(self.put.as_fd()),
             Kind::File if FileType::from_raw_mode(rustix::fs::fstat(&self.put)?.st_mode) == FileType::RegularFile => {
                 match rustix::fs::ftruncate(&self.put, 0) {
                     // A copy is open for reading only; it is no secret.
