@@ -154,7 +154,7 @@ fn what_cannot_be_had_is_an_error() {
     );
     in_pod(&project, "builder build --isolation=chroot -f Dockerfile.twice .")
         .exits(1)
-        .says("`c` cannot be at two places at once");
+        .says("cannot be at two places at once");
     // An ordinary user of a container has nothing to work with.
     in_pod(&project, "cp /usr/local/bin/builder /tmp/b; setpriv --reuid=1000 --regid=1000 --clear-groups env HOME=/tmp /tmp/b build --isolation=chroot .")
         .exits(3)
