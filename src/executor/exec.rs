@@ -31,6 +31,10 @@ pub const TAIL: usize = 20;
 /// The host name of a step that is given none: BuildKit's, so that what depends on it stays the same.
 const HOSTNAME: &str = "buildkitsandbox";
 
+/// Said of a step that failed where there may have been no way to succeed.
+const WITHOUT_PROC: &str = "this step had no /proc, /sys, /dev/fd or /dev/stdout, which --isolation=chroot does not give; some \
+                            programs need them";
+
 /// Gives out the secrets of a build.
 pub trait SecretSource: Send + Sync {
     /// The secret `id`, or `None` where the build has none of that name.
@@ -209,6 +213,9 @@ pub fn run_exec(task: &ExecTask<'_>) -> Result<SnapshotId, ExecError> {
             Ok(active.commit()?)
         }
         exit => {
+            if task.resources.isolation == Isolation::Chroot {
+                task.say(WITHOUT_PROC);
+            }
             task.keep_failed(active, changed);
             Err(ExecError::Failed {
                 exit,

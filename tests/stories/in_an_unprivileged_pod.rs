@@ -155,6 +155,13 @@ fn what_cannot_be_had_is_an_error() {
     in_pod(&project, "builder build --isolation=chroot -f Dockerfile.twice .")
         .exits(1)
         .says("cannot be at two places at once");
+    project.write("Dockerfile.proc", "FROM busybox\nRUN readlink /proc/self/exe\n");
+    in_pod(
+        &project,
+        "builder build --progress plain --isolation=chroot -f Dockerfile.proc .",
+    )
+    .exits(1)
+    .says("this step had no /proc");
     // An ordinary user of a container has nothing to work with.
     in_pod(&project, "cp /usr/local/bin/builder /tmp/b; setpriv --reuid=1000 --regid=1000 --clear-groups env HOME=/tmp /tmp/b build --isolation=chroot .")
         .exits(3)
