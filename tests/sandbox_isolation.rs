@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use builder::cancel::Cancel;
 use builder::executor::sandbox::{
-    self, Access, Bytes, Confinement, Exit, Identity, Limit, LimitedResource, Network, NewPrivileges, Runtime,
-    SandboxError, SandboxSpec, SetupFailure, Stage, Stdio, TerminalSize, Timing, rootless,
+    self, Access, Bytes, Capabilities, Confinement, Exit, Identity, Limit, LimitedResource, Network, NewPrivileges,
+    Runtime, SandboxError, SandboxSpec, SetupFailure, Stage, Stdio, TerminalSize, Timing, rootless,
 };
 use builder::progress::Stream;
 use rustix::fs::CWD;
@@ -306,6 +306,19 @@ fn new_privileges_can_be_denied_and_insecure_keeps_them_all() {
         !stdout.contains("a80425fb") && stdout.ends_with("mounted\n"),
         "{stdout}"
     );
+}
+
+#[test]
+fn capabilities_can_be_added_and_taken_away() {
+    let world = World::new();
+    let bounds = |added: &str, dropped: &str| {
+        let script = "while read name value; do case $name in CapBnd:|CapEff:) echo $value;; esac; done";
+        let mut spec = world.spec(&format!("{script} < /proc/self/status"));
+        spec.capabilities = Some(Capabilities::changed(&[added.into()], &[dropped.into()]).unwrap());
+        Ran::of(spec).succeeds()
+    };
+    assert_eq!(bounds("NET_ADMIN", "ALL"), "0000000000001000\n".repeat(2));
+    assert_eq!(bounds("KILL", "MKNOD"), "00000000a00425fb\n".repeat(2));
 }
 
 #[test]
@@ -888,6 +901,10 @@ fn a_runtimes_filter_answers_as_the_programs_own() {
         }
     }
     assert!(differences.is_empty(), "{differences:#?}");
+    // x32 is an architecture to libseccomp, and one that the profile does not list.
+    let x32 = |filter| filter::ask(filter, ARCHITECTURES[0].0, 0x4000_0000, 0);
+    assert_eq!(x32(&own), unknown);
+    assert!([libc::SECCOMP_RET_KILL_PROCESS, libc::SECCOMP_RET_KILL_THREAD, unknown].contains(&x32(&theirs)));
 }
 
 /// Whether the architecture has a call of this number: from 336 to 423, x86-64 has none.

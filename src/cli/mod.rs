@@ -14,6 +14,7 @@ mod interrupt;
 mod isolation;
 mod limits;
 mod output;
+mod privileges;
 mod progress;
 #[cfg(test)]
 mod reference;

@@ -12,4 +12,4 @@ mod terminal;
 pub use container::{Container, State, list, remove};
 pub use enter::{Visit, enter};
 pub use error::RunError;
-pub use process::{Keep, RunOptions, Streams, Volume, run, specification};
+pub use process::{Keep, Privileges, RunOptions, Streams, Volume, run, specification};

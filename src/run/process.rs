@@ -11,7 +11,8 @@ use super::error::RunError;
 use super::terminal;
 use crate::executor::sandbox::runtime::HostDirectory;
 use crate::executor::sandbox::{
-    self, Access, Bytes, Ended, Heard, Isolation, Running, SandboxError, SandboxSpec, Stdio, TerminalSize,
+    self, Access, Bytes, Capabilities, Ended, Heard, Isolation, NewPrivileges, Running, SandboxError, SandboxSpec,
+    Stdio, TerminalSize,
 };
 use crate::executor::{Resources, networking, single_id};
 use crate::graph::{ExtraHost, NetworkMode};
@@ -49,8 +50,19 @@ pub struct RunOptions {
     pub hostname: Option<String>,
     /// Lines for /etc/hosts.
     pub extra_hosts: Vec<ExtraHost>,
+    /// What the container may do.
+    pub privileges: Privileges,
     /// What the container may use.
     pub resources: Resources,
+}
+
+/// What a container may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Privileges {
+    /// In place of the default set.
+    pub capabilities: Option<Capabilities>,
+    /// What setuid programs give.
+    pub new_privileges: NewPrivileges,
 }
 
 /// What becomes of a container whose process has ended.
@@ -314,6 +326,8 @@ fn sandbox_spec<'n>(
     };
     let lease = networking::add_to_container(&mut spec, options.network, network, &options.extra_hosts)?;
     spec.limits.clone_from(&options.resources.limits);
+    spec.capabilities = options.privileges.capabilities;
+    spec.new_privileges = options.privileges.new_privileges;
     spec.shm_size = options.resources.shm_size;
     spec.group.clone_from(&options.resources.group);
     spec.runtime.clone_from(&options.resources.runtime);
@@ -373,6 +387,10 @@ mod tests {
             network: NetworkMode::None,
             hostname: None,
             extra_hosts: Vec::new(),
+            privileges: Privileges {
+                capabilities: None,
+                new_privileges: NewPrivileges::Allow,
+            },
             resources: Resources::default(),
         }
     }

@@ -204,3 +204,40 @@ fn cve_2026_57231_a_variable_without_a_value_is_not_the_hosts() {
     run.env("AWS_SECRET", "of-the-host");
     run.arg("env").run().succeeds().never_says("of-the-host");
 }
+
+#[test]
+fn capabilities_are_added_and_taken_away() {
+    let project = project();
+    let bounds = |flags: &str| {
+        let mut run = project.builder(&format!("run --rm -u 0 {flags} app"));
+        let said = run
+            .arg("grep -E 'CapBnd|CapEff|NoNewPrivs' /proc/self/status")
+            .run()
+            .succeeds()
+            .stdout;
+        let values: Vec<String> = said
+            .split_whitespace()
+            .filter(|word| !word.ends_with(':'))
+            .map(str::to_owned)
+            .collect();
+        let [effective, bounding, new]: [String; 3] = values.try_into().unwrap();
+        assert_eq!(effective, bounding);
+        (u64::from_str_radix(&bounding, 16).unwrap(), new)
+    };
+    const USUAL: u64 = 0xa804_25fb;
+    assert_eq!(bounds("").0, USUAL);
+    assert_eq!(
+        bounds("--cap-add NET_ADMIN --cap-drop cap_chown").0,
+        (USUAL | 1 << 12) & !1
+    );
+    assert_eq!(bounds("--cap-drop ALL --cap-add KILL").0, 1 << 5);
+    assert_eq!(
+        bounds("--cap-drop ALL --security-opt no-new-privileges"),
+        (0, "1".into())
+    );
+    let run = |flags: &str| project.builder(&format!("run --rm {flags} app")).arg("true").run();
+    run("--cap-add FLY").exits(125).says("`FLY` is no capability");
+    run("--security-opt seccomp=unconfined")
+        .exits(2)
+        .says("no-new-privileges");
+}

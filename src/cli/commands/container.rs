@@ -7,6 +7,7 @@ use clap::Args;
 use super::build::Pull;
 use crate::cli::failure::Failure;
 use crate::cli::limits::LimitArguments;
+use crate::cli::privileges::PrivilegeArguments;
 use crate::cli::session::{Session, default_platform};
 use crate::executor::Resources;
 use crate::graph::{Access, NetworkMode};
@@ -47,6 +48,8 @@ pub(super) struct ContainerArguments {
     /// The platform, where the image has several.
     #[arg(long, value_name = "OS/ARCH")]
     pub(super) platform: Option<Platform>,
+    #[command(flatten)]
+    pub(super) privileges: PrivilegeArguments,
     #[command(flatten)]
     pub(super) limits: LimitArguments,
     /// The image: a name, an id, or the beginning of an id.
@@ -114,6 +117,7 @@ impl ContainerArguments {
             network: NetworkMode::None,
             hostname: self.hostname.clone(),
             extra_hosts: Vec::new(),
+            privileges: self.privileges.privileges()?,
             resources,
         })
     }

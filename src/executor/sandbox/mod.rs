@@ -39,6 +39,7 @@ mod system_calls;
 mod targets;
 mod timeline;
 
+pub use capabilities::Capabilities;
 pub use chroot::end_leftovers;
 pub use control::{Emulator, Exit, SetupFailure};
 pub use keeper::stop;

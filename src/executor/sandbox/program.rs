@@ -102,7 +102,7 @@ fn prepare(
     seccomp::install(spec.confinement).map_err(kernel("install the system call filter"))?;
     timeline.note(Stage::Filtered);
     set_user(spec)?;
-    capabilities::take(spec.confinement, spec.isolation).map_err(kernel("set capabilities"))?;
+    capabilities::take(spec).map_err(kernel("set capabilities"))?;
     // Whatever was inherited or overlooked ends here (CVE-2024-21626).
     // SAFETY: descriptors from 3 on are only marked to be closed by `execve`.
     match unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } {
@@ -114,7 +114,7 @@ fn prepare(
 /// Takes capabilities out of the bounding set. True when a program could have others again, unless that is forbidden, or
 /// when the filter cannot be installed otherwise.
 fn limit_capabilities(spec: &SandboxSpec) -> Result<bool, SetupFailure> {
-    match capabilities::limit(spec.confinement, spec.isolation) {
+    match capabilities::limit(spec) {
         Err(Errno::PERM) if spec.isolation == Isolation::Chroot => return Ok(true),
         limited => limited.map_err(SetupFailure::kernel("limit capabilities"))?,
     }

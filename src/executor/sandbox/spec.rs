@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::capabilities::Capabilities;
 use super::timeline::Timing;
 use crate::cgroup;
 pub use crate::graph::Access;
@@ -36,6 +37,8 @@ pub struct SandboxSpec {
     pub mounts: Vec<SandboxMount>,
     /// Whether privileges are cut.
     pub confinement: Confinement,
+    /// What root inside may do, in place of the default set.
+    pub capabilities: Option<Capabilities>,
     /// Whether a setuid program inside gains privileges.
     pub new_privileges: NewPrivileges,
     /// Bytes of `/dev/shm`; `None` for 64 MiB.
@@ -74,6 +77,7 @@ impl SandboxSpec {
             network: Network::Host,
             mounts: Vec::new(),
             confinement: Confinement::Default,
+            capabilities: None,
             new_privileges: NewPrivileges::Allow,
             shm_size: None,
             limits: Vec::new(),

@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
 
-use super::super::spec::{Confinement, Isolation, LimitedResource, Network, NewPrivileges, SandboxSpec};
+use super::super::spec::{Confinement, LimitedResource, Network, NewPrivileges, SandboxSpec};
 use super::super::{capabilities, devices, kernel_files, program, rootless};
 use super::profile;
 
@@ -154,8 +154,7 @@ fn user(spec: &SandboxSpec, place: &Place) -> User {
 
 /// Inheritable and ambient capabilities are empty (CVE-2022-29162); users other than root have none.
 fn capability_sets(spec: &SandboxSpec) -> Result<LinuxCapabilities, ConfigError> {
-    let bounds = capabilities::bounds(spec.confinement, Isolation::Sandbox)
-        .map_err(|errno| ConfigError::Capabilities(errno.into()))?;
+    let bounds = capabilities::bounds(spec).map_err(|errno| ConfigError::Capabilities(errno.into()))?;
     let own = match spec.identity.uid == 0 || rootless::has_single_id() {
         true => bounds,
         false => CapabilitySet::empty(),
