@@ -125,6 +125,24 @@ fn nothing_of_a_build_that_is_killed_is_left() {
 }
 
 #[test]
+fn what_nobody_was_left_to_end_is_ended_by_the_next_build() {
+    let project = Project::new();
+    project.write("Dockerfile", "FROM busybox\nRUN (setsid sleep 4248 &); sleep 4249\n");
+    project.write("Dockerfile.after", "FROM busybox\nRUN true\n");
+    // The builder, the process from which it starts others, and the step's supervisor.
+    let script = r#"builder build --isolation=chroot . & B=$!
+        while ! alive 4249; do sleep 0.05; done
+        for p in /proc/[0-9]*; do case "$(tr '\0' ' ' < $p/cmdline)" in builder\ *) kill -9 ${p#/proc/};; esac; done
+        wait $B || true; for i in $(seq 100); do alive 4249 || break; sleep 0.05; done
+        alive 4248 && echo left; builder build --isolation=chroot -f Dockerfile.after .
+        for i in $(seq 100); do alive 4248 || break; sleep 0.05; done
+        if alive 4248; then echo alive; fi; ls -A /var/lib/builder/tmp"#;
+    let outcome = in_pod(&project, &format!("{ALIVE} {script}")).succeeds();
+    // A supervisor that saw its caller die first had time to clean up.
+    assert!(matches!(outcome.stdout.as_str(), "left\n" | ""), "{}", outcome.stdout);
+}
+
+#[test]
 fn an_interrupt_ends_a_step() {
     let project = Project::new();
     project.write(
