@@ -322,6 +322,16 @@ fn capabilities_can_be_added_and_taken_away() {
 }
 
 #[test]
+fn an_insecure_process_does_not_see_the_host_through_the_first_one() {
+    let world = World::new();
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    let path = outside.path().display();
+    let mut spec = world.spec(&format!("ls /proc/*/root{path} 2>/dev/null; :"));
+    spec.confinement = Confinement::Insecure;
+    assert_eq!(Ran::of(spec).succeeds(), "");
+}
+
+#[test]
 fn calls_that_make_namespaces_or_mounts_are_refused() {
     let ran = World::new().run("unshare -U true; unshare -m true; mkdir /m; mount -t tmpfs none /m; umount /proc; :");
     assert_eq!(

@@ -11,7 +11,8 @@ use crate::run::Privileges;
 /// The flags.
 #[derive(Debug, Args)]
 pub(super) struct PrivilegeArguments {
-    /// Give the container a capability besides docker's usual fourteen, such as `NET_ADMIN`; ALL for every one.
+    /// Give the container a capability besides docker's usual fourteen, such as `NET_ADMIN`; ALL for every one but
+    /// `SYS_PTRACE`.
     #[arg(long, value_name = "CAPABILITY")]
     cap_add: Vec<String>,
     /// Take a capability away from the container; ALL for every one.
@@ -31,8 +32,9 @@ impl PrivilegeArguments {
         let changed = !(self.cap_add.is_empty() && self.cap_drop.is_empty());
         let capabilities = match changed {
             true => Some(Capabilities::changed(&self.cap_add, &self.cap_drop).map_err(|name| {
-                Failure::usage(format!("`{name}` is no capability"))
-                    .hint("capabilities(7) lists them; ALL is every one")
+                Failure::usage(format!("`{name}` is no capability that a container can be given")).hint(
+                    "capabilities(7) lists them; ALL is every one but SYS_PTRACE, with which the sandbox could be left",
+                )
             })?),
             false => None,
         };

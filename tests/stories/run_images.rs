@@ -236,6 +236,9 @@ fn capabilities_are_added_and_taken_away() {
         (0, "1".into())
     );
     let run = |flags: &str| project.builder(&format!("run --rm {flags} app")).arg("true").run();
+    run("--cap-add SYS_PTRACE")
+        .exits(125)
+        .says("SYS_PTRACE, with which the sandbox could be left");
     run("--cap-add FLY").exits(125).says("`FLY` is no capability");
     run("--security-opt seccomp=unconfined")
         .exits(2)

@@ -37,9 +37,18 @@ impl Capabilities {
     /// The default set without `dropped` and with `added`, as docker has it: names with or without `CAP_`, in any case.
     /// ALL among those added is everything without those dropped; ALL among those dropped is nothing but those added.
     ///
+    /// Never among them is `SYS_PTRACE`: the sandbox's first process, which is seen inside, is not confined, and who may
+    /// trace it has what it has. Processes of one user can trace each other without.
+    ///
     /// # Errors
-    /// A name that is none.
+    /// A name that is none, or `SYS_PTRACE` among those added.
     pub fn changed(added: &[String], dropped: &[String]) -> std::result::Result<Self, String> {
+        if let Some(name) = added
+            .iter()
+            .find(|name| named(std::slice::from_ref(name)) == Ok(CapabilitySet::SYS_PTRACE))
+        {
+            return Err(name.clone());
+        }
         let (added, dropped) = (named(added)?, named(dropped)?);
         let all = CapabilitySet::all();
         let set = match (added == all, dropped == all) {
@@ -47,7 +56,7 @@ impl Capabilities {
             (_, true) => added,
             (false, false) => DOCKER_DEFAULT.difference(dropped).union(added),
         };
-        Ok(Self(set.bits()))
+        Ok(Self(set.difference(CapabilitySet::SYS_PTRACE).bits()))
     }
 }
 
@@ -144,10 +153,15 @@ mod tests {
             ),
             ("", "ALL", CapabilitySet::empty()),
             ("net_admin", "all", net_admin),
-            ("ALL", "NET_ADMIN", all.difference(net_admin)),
+            (
+                "ALL",
+                "NET_ADMIN",
+                all.difference(net_admin.union(CapabilitySet::SYS_PTRACE)),
+            ),
         ] {
             assert_eq!(changed(added, dropped), Ok(expected.bits()), "{added}, {dropped}");
         }
         assert_eq!(changed("FLY", ""), Err("FLY".into()));
+        assert_eq!(changed("KILL cap_sys_ptrace", ""), Err("cap_sys_ptrace".into()));
     }
 }

@@ -18,7 +18,7 @@ use super::super::kernel_files;
 use super::super::mounts::{
     Depth, NO_DEVICES, NO_PROGRAMS, NO_SETUID, NOTHING, READ_ONLY, attach, clone_tree, new_filesystem,
 };
-use super::super::spec::{Network, Runtime, SandboxSpec, Source};
+use super::super::spec::{Confinement, Network, Runtime, SandboxSpec, Source};
 use super::super::targets::Kind;
 use super::config::{Place, Processes, mount};
 
@@ -104,7 +104,11 @@ impl Bundle {
                 .network(spec)
                 .map_err(SetupFailure::kernel("name the process's network"))?,
             control_group: self.unified,
-            processes: Processes::Inherited,
+            // With more capabilities than usual it might enter the first process, or the runtime, and so the host's root.
+            processes: match (spec.confinement, spec.capabilities) {
+                (Confinement::Default, None) => Processes::Inherited,
+                _ => Processes::New,
+            },
             // The runtime is in the group already, and all that it starts.
             resources: None,
             ids: None,
