@@ -36,6 +36,9 @@ impl NetworkingError {
                 NetworkError::Missing { .. } => {
                     "install it (Debian: the package `passt`), or share the host's network with --network host"
                 }
+                NetworkError::Tunnel(_) => {
+                    "have root make it (`modprobe tun`) and let everybody open it (`chmod 666 /dev/net/tun`), as udev does, or share the host's network with --network host"
+                }
                 NetworkError::Full => "let fewer steps run at the same time with --jobs",
                 _ => "share the host's network with --network host, or do without one with --network none",
             },

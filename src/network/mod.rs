@@ -60,6 +60,9 @@ pub enum NetworkError {
         /// The package that brings it, as Debian calls it.
         package: &'static str,
     },
+    /// The device that pasta needs cannot be opened.
+    #[error("the network of the steps needs {}, which cannot be opened", pasta::TUNNEL)]
+    Tunnel(#[source] io::Error),
     /// pasta did not come up.
     #[error("the network of the steps could not be set up: pasta says: {0}")]
     Pasta(String),

@@ -20,6 +20,8 @@ use super::{DEVICE, NetworkError, enter, on_a_thread};
 
 /// The address at which pasta passes questions on to the host's resolver, whichever address that has.
 pub(super) const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// What pasta makes its device with.
+pub(super) const TUNNEL: &str = "/dev/net/tun";
 /// How long pasta may take to set up its device, and how often it is looked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_millis(1);
@@ -63,7 +65,11 @@ impl Pasta {
             return Ok(pasta);
         }
         drop(pasta);
-        Err(NetworkError::Pasta(complaint(&errors)))
+        // pasta says no more of this than that it failed.
+        match File::options().read(true).write(true).open(TUNNEL) {
+            Err(source) => Err(NetworkError::Tunnel(source)),
+            Ok(_) => Err(NetworkError::Pasta(complaint(&errors))),
+        }
     }
 
     /// Waits for the device to have its route, or for the process to end.

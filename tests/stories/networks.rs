@@ -154,3 +154,18 @@ fn what_pasta_is_and_what_else_can_be_done() {
     let mut build = project.builder("build --progress plain --network host .");
     build.hiding(Path::new("/usr/bin/pasta")).run().succeeds();
 }
+
+#[test]
+fn a_device_that_pasta_cannot_open_is_told_of() {
+    let project = Project::rootless(Ids::Full);
+    project.write("Dockerfile", "FROM busybox\nRUN true\n");
+    let mut build = project.builder("build --progress plain .");
+    build
+        .hiding(Path::new("/dev/net/tun"))
+        .run()
+        .exits(3)
+        .says("Dockerfile:2")
+        .says("needs /dev/net/tun, which cannot be opened")
+        .says("modprobe tun")
+        .says("--network host");
+}
