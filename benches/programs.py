@@ -166,7 +166,9 @@ class Buildah(Program):
             "--storage-driver",
             "overlay",
         ]
-        environment = self.environment(CONTAINERS_REGISTRIES_CONF=str(self.registries))
+        # It would take crun where that is installed, and Debian 12's refuses hybrid cgroups.
+        runtime = {"BUILDAH_RUNTIME": "runc"} if shutil.which("runc") else {}
+        environment = self.environment(CONTAINERS_REGISTRIES_CONF=str(self.registries), **runtime)
         return Command([self.binary, *places, *arguments], environment)
 
     def version(self) -> str:
