@@ -34,11 +34,10 @@ impl Place {
     /// The place that a type and `path`, the value of `key`, are.
     fn of(kind: Option<&str>, key: &str, path: Option<&str>) -> Result<Self, String> {
         match kind {
-            Some("local") => match path {
+            Some(_) => match path {
                 Some(path) if !path.is_empty() => Ok(Place::Local(path.into())),
                 _ => Err(format!("type=local needs {key}=DIRECTORY")),
             },
-            Some(other) => Err(format!("`{other}` is no type of cache that is known here: local")),
             None => Err(format!("a cache needs a type: type=local,{key}=DIRECTORY")),
         }
     }
@@ -51,14 +50,26 @@ fn fields(text: &str) -> Result<Vec<(&str, &str)>, String> {
         .collect()
 }
 
+/// The value of `type`, if it is one that is known: what else may stand there depends on it.
+fn kind_in(text: &str) -> Result<Option<&str>, String> {
+    let kind = fields(text)?
+        .into_iter()
+        .rfind(|(key, _)| *key == "type")
+        .map(|(_, kind)| kind);
+    match kind {
+        None | Some("local") => Ok(kind),
+        Some(other) => Err(format!("`{other}` is no type of cache that is known here: local")),
+    }
+}
+
 impl FromStr for CacheSource {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (mut kind, mut path) = (None, None);
+        let (kind, mut path) = (kind_in(text)?, None);
         for (key, value) in fields(text)? {
             match key {
-                "type" => kind = Some(value),
+                "type" => {}
                 "src" => path = Some(value),
                 other => return Err(format!("`{other}` is not one of type and src")),
             }
@@ -71,10 +82,10 @@ impl FromStr for CacheDestination {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (mut kind, mut path, mut mode) = (None, None, ExportMode::default());
+        let (kind, mut path, mut mode) = (kind_in(text)?, None, ExportMode::default());
         for (key, value) in fields(text)? {
             match (key, value) {
-                ("type", _) => kind = Some(value),
+                ("type", _) => {}
                 ("dest", _) => path = Some(value),
                 ("mode", "min") => mode = ExportMode::Min,
                 ("mode", "max") => mode = ExportMode::Max,
@@ -126,6 +137,8 @@ mod tests {
         ] {
             assert!(wrong.parse::<CacheSource>().is_err(), "{wrong}");
         }
+        let unknown = "type=registry,ref=x".parse::<CacheSource>().unwrap_err();
+        assert!(unknown.contains("`registry` is no type of cache"), "{unknown}");
         for wrong in ["type=local", "type=local,dest=/c,mode=most", "type=local,src=/c"] {
             assert!(wrong.parse::<CacheDestination>().is_err(), "{wrong}");
         }
