@@ -42,7 +42,7 @@ use crate::planner::{PlanErrors, PlanOptions, Warning};
 use crate::progress::Progress;
 use crate::pull::{PullPolicy, Puller};
 use crate::snapshot::Snapshotter;
-use crate::solver::{self, Services, Solution, SolveError, SolveOptions, StepReport};
+use crate::solver::{self, Services, Solution, SolveError, SolveOptions, StepReport, Unshared};
 use crate::store::{Annotations, Member, SnapshotId, Store, StoreError};
 
 use annotations::annotations;
@@ -127,6 +127,8 @@ pub struct Built {
     pub images: Vec<PlatformImage>,
     /// What became of each step.
     pub steps: Vec<StepReport>,
+    /// Remote caches that did not get what they must.
+    pub unshared: Vec<Unshared>,
     /// What is allowed but likely a mistake.
     pub warnings: Vec<Warning>,
     /// What a layout's own index is to say of the result.
@@ -202,6 +204,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         shape: request.shape,
         images,
         steps: solved.steps,
+        unshared: solved.unshared,
         warnings: plans.warnings,
         annotations,
     })

@@ -25,6 +25,7 @@ use std::time::Duration;
 pub use account::listings;
 pub use error::{SolveError, StepError};
 pub use foresee::{Prospect, foresee};
+pub use share::Unshared;
 
 use crate::cache::Cache;
 use crate::cache::remote::Remotes;
@@ -93,6 +94,8 @@ pub struct Solved {
     pub results: Vec<Solution>,
     /// What became of each step that is shown, in the order of the graph.
     pub steps: Vec<StepReport>,
+    /// Remote caches that did not get what they must.
+    pub unshared: Vec<Unshared>,
 }
 
 /// What a target turned out to be.
@@ -146,6 +149,7 @@ pub fn solve(
     Ok(Solved {
         results,
         steps: steps.into_iter().map(|(_, report)| report).collect(),
+        unshared: run.unshared,
     })
 }
 

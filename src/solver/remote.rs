@@ -158,7 +158,7 @@ impl<'a> Remote<'a> {
 }
 
 /// An error and its causes, in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

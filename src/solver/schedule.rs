@@ -27,6 +27,8 @@ pub(super) struct Run {
     pub results: BTreeMap<VertexId, Made>,
     /// What became of the vertices that ran.
     pub reports: Vec<(VertexId, StepReport)>,
+    /// Remote caches that did not get what they must.
+    pub unshared: Vec<share::Unshared>,
 }
 
 /// Runs all vertices that are to run.
@@ -60,11 +62,10 @@ pub(super) fn run(
         changed: Condvar::new(),
     };
     schedule.share_known()?;
-    std::thread::scope(|scope| {
-        if !services.remotes.to.is_empty() {
-            let layers = &schedule.layers;
-            scope.spawn(move || share::share(&results, services, options.epoch, layers));
-        }
+    let unshared = std::thread::scope(|scope| {
+        let layers = &schedule.layers;
+        let share = move || share::share(&results, services, options.epoch, layers);
+        let sharing = (!services.remotes.to.is_empty()).then(|| scope.spawn(share));
         std::thread::scope(|scope| {
             for _ in 0..options.jobs.get().min(to_run) {
                 scope.spawn(|| schedule.work());
@@ -72,6 +73,10 @@ pub(super) fn run(
         });
         // Nothing more will come.
         drop(schedule.shared().take());
+        let joined = sharing.map(std::thread::ScopedJoinHandle::join);
+        joined.map_or_else(Vec::new, |joined| {
+            joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     });
     let state = schedule.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     account::remember(graph, keys, &state.begun, &state.failed, services);
@@ -81,6 +86,7 @@ pub(super) fn run(
         None => Ok(Run {
             results: state.results,
             reports: state.reports,
+            unshared,
         }),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::mpsc::Receiver;
 
 use crate::cache::CacheKey;
-use crate::cache::remote::{Destination, ExportMode, RemoteError, RemoteLayer, RemoteRecord};
+use crate::cache::remote::{Destination, ExportMode, OnFailure, RemoteError, RemoteLayer, RemoteRecord};
 use crate::export::{self, Compression, ExportError};
 use crate::graph::VertexId;
 use crate::oci::{ChainId, Descriptor, DiffId, Digest};
@@ -26,6 +26,15 @@ pub(super) struct Result {
     pub made: Made,
 }
 
+/// A remote cache that must not fail, and did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unshared {
+    /// Which.
+    pub cache: String,
+    /// Why, in one line.
+    pub reason: String,
+}
+
 /// Why a result was not given away.
 #[derive(Debug, thiserror::Error)]
 enum ShareError {
@@ -37,36 +46,46 @@ enum ShareError {
     Store(#[from] StoreError),
 }
 
-/// Gives results to the remotes of a build until there are no more.
+/// Gives results to the remotes of a build until there are no more. What those did not get that must not fail.
 pub(super) fn share(
     results: &Receiver<Result>,
     services: Services<'_>,
     epoch: Option<i64>,
     layers: &BTreeSet<VertexId>,
-) {
+) -> Vec<Unshared> {
     let destinations = services.remotes.to.iter().map(|destination| Sharer {
         services,
         epoch,
         destination,
-        failed: false,
+        failure: None,
         there: HashSet::new(),
     });
     let mut sharers: Vec<Sharer<'_>> = destinations.collect();
     for result in results {
         for sharer in &mut sharers {
             let wanted = sharer.destination.mode == ExportMode::Max || layers.contains(&result.id);
-            if wanted && !sharer.failed && !services.cancel.is_cancelled() {
+            if wanted && sharer.failure.is_none() && !services.cancel.is_cancelled() {
                 sharer.give(&result);
             }
         }
     }
+    let must_not = |sharer: &Sharer<'_>| sharer.destination.on_failure == OnFailure::Fail;
+    let unshared = |sharer: Sharer<'_>| {
+        let cache = sharer.destination.cache.name().to_owned();
+        Some(Unshared {
+            cache,
+            reason: sharer.failure?,
+        })
+    };
+    sharers.into_iter().filter(must_not).filter_map(unshared).collect()
 }
 
 struct Sharer<'a> {
     services: Services<'a>,
     epoch: Option<i64>,
     destination: &'a Destination,
-    failed: bool,
+    /// Why the remote gets nothing more.
+    failure: Option<String>,
     /// Blobs that the remote has.
     there: HashSet<Digest>,
 }
@@ -75,14 +94,11 @@ impl Sharer<'_> {
     fn give(&mut self, result: &Result) {
         let Some(snapshot) = result.made.snapshot else { return };
         if let Err(error) = self.give_all_of(snapshot, result) {
-            self.failed = true;
             let name = self.destination.cache.name();
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            let message = format!(
-                "{name} gets nothing more of this build: {error}{}",
-                cause.unwrap_or_default()
-            );
+            let reason = super::remote::chain(&error);
+            let message = format!("{name} gets nothing more of this build: {reason}");
             self.services.progress.report(Event::Warning { message });
+            self.failure = Some(reason);
         }
     }
 

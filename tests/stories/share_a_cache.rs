@@ -175,6 +175,16 @@ fn a_cache_that_cannot_be_written_costs_one_warning() {
     let warnings = built.stderr.matches("gets nothing more of this build").count();
     assert_eq!(warnings, 1, "{}", built.stderr);
     assert_eq!(project.run("app").succeeds().stdout, SEEN);
+    // Who wants to know it by the exit code is told so; there is an image all the same.
+    project.write("src/two", "changed\n");
+    let arguments = "-t app --cache-to type=local,dest=file/cache,ignore-error=false .";
+    let failed = project.build(arguments).exits(3);
+    assert!(
+        failed.stderr.contains("the image is made, but type=local"),
+        "{}",
+        failed.stderr
+    );
+    project.run("app").succeeds().prints("changed");
     // One that is not there is an empty one.
     build(&machine(), "--cache-from type=local,src=nowhere").never_says("warning");
 }

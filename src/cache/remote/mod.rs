@@ -34,6 +34,18 @@ pub struct Destination {
     pub cache: Arc<dyn RemoteCache>,
     /// Which results.
     pub mode: ExportMode,
+    /// What it means that it does not get them all.
+    pub on_failure: OnFailure,
+}
+
+/// What it means to a build that a remote cache does not get what it should.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnFailure {
+    /// A warning.
+    #[default]
+    Warn,
+    /// The build is told of as failed, when its image is made.
+    Fail,
 }
 
 /// Which results a remote cache is given.

@@ -45,6 +45,7 @@ use crate::parser::displayable;
 use crate::pipeline::{self, Annotation, BuildRequest, Built, Forecast, Shape, Workshop};
 use crate::planner::PlanOptions;
 use crate::progress::Event;
+use crate::solver::Unshared;
 
 pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
     let call = calls::wanted(&arguments);
@@ -121,16 +122,26 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
             workshop.progress.report(Event::Warning { message });
         }
         let sent = deliver(&arguments, session, &built, workshop);
-        recorder.finish(&match &sent {
-            Ok(_) => Finish::Done(built.id),
-            Err(failure) => Finish::Failed(failure.message().to_owned()),
+        let unshared = unshared(&built);
+        recorder.finish(&match (&sent, &unshared) {
+            (Ok(_), Ok(())) => Finish::Done(built.id),
+            (Err(failure), _) | (_, Err(failure)) => Finish::Failed(failure.message().to_owned()),
         });
         if arguments.explain {
             recording::explain(&recorder, workshop.store);
         }
         tell::tell(&arguments, &built, sent?.as_ref())?;
-        Ok(ExitCode::SUCCESS)
+        unshared.map(|()| ExitCode::SUCCESS)
     })
+}
+
+/// Fails where a cache that must not fail did: the image is there all the same.
+fn unshared(built: &Built) -> Result<(), Failure> {
+    let Some(Unshared { cache, reason }) = built.unshared.first() else {
+        return Ok(());
+    };
+    let message = format!("the image is made, but {cache} did not get all results of this build: {reason}");
+    Err(Failure::environment(message).hint("without ignore-error=false this is a warning"))
 }
 
 /// Writes and pushes what was built, where that was asked for; its descriptor there.
@@ -209,7 +220,7 @@ fn at_work<T>(
     }
     let network = NetworkOnDemand::default();
     let puller = session.puller(&signals.cancel);
-    let remotes = remote_caches::open(&arguments.cache_from, &arguments.cache_to);
+    let remotes = remote_caches::open(&arguments.cache_from, &arguments.cache_to)?;
     let workshop = Workshop {
         store: &session.store,
         remotes: &remotes,
