@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use builder::cancel::Cancel;
-use builder::store::{Keep, Store, StoreError};
+use builder::store::{Keep, Store, StoreError, StoredRecord};
 
 const ROOT: &str = "STORE_SHARED_ROOT";
 const WRITES: u8 = 60;
@@ -84,16 +84,41 @@ fn waiting_for_a_lock_ends_with_the_build() {
 }
 
 #[test]
-fn nothing_is_deleted_while_somebody_builds() {
+fn what_a_build_found_or_made_stays_while_it_goes_on_and_the_rest_goes() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path()).unwrap();
-    let snapshot = store.begin_snapshot(None).unwrap().commit().unwrap();
-    let builds = Store::open(root.path()).unwrap().in_use().unwrap();
-    assert_eq!(store.collect(Keep::Images).unwrap(), None);
-    assert!(store.snapshot(snapshot).unwrap().is_some());
-    drop(builds);
-    assert_eq!(store.collect(Keep::Images).unwrap().unwrap().snapshots, 1);
-    assert!(store.snapshot(snapshot).unwrap().is_none());
+    let make = |parent| store.begin_snapshot(parent).unwrap().commit().unwrap();
+    let (base, unused) = (make(None), make(None));
+    let found = make(Some(base));
+    let record = StoredRecord {
+        key: [1; 32],
+        snapshot: found,
+        preimage: Vec::new(),
+        created: 0,
+    };
+    store.put_record(&record).unwrap();
+    let (wanted, junk) = (store.write_blob(b"wanted").unwrap(), store.write_blob(b"junk").unwrap());
+
+    // Another opening of the same store stands for another process: locks know open files, not processes.
+    let builder = Store::open(root.path()).unwrap();
+    let in_use = builder.in_use().unwrap();
+    assert_eq!(builder.record(&[1; 32]).unwrap(), Some(record));
+    assert!(builder.has_blob(&wanted).unwrap());
+    let made = builder.begin_snapshot(Some(found)).unwrap().commit().unwrap();
+    let written = builder.write_blob(b"written").unwrap();
+    let pending = builder.begin_snapshot(Some(made)).unwrap();
+
+    let collected = store.collect(Keep::Images).unwrap();
+    assert_eq!((collected.snapshots, collected.blobs), (vec![unused], vec![junk]));
+    let again = store.remove_unneeded(&[made, found, base], &[wanted, written]).unwrap();
+    assert!(again.snapshots.is_empty() && again.blobs.is_empty(), "{again:?}");
+    let made_of_it = pending.commit().unwrap();
+    assert_eq!(builder.ancestry(made_of_it).unwrap().len(), 4);
+
+    drop(in_use);
+    let collected = store.collect(Keep::Images).unwrap();
+    assert_eq!(collected.snapshots, [made_of_it, made, found, base]);
+    assert_eq!(collected.blobs.len(), 2);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Store;
 use super::error::{Context, Result, StoreError};
+use super::holds::Thing;
 use super::index::{Kind, mark_volatile};
 use super::scratch::{ProcessDir, Publication};
 use crate::oci::{Digest, Sha256};
@@ -44,6 +45,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoBlob`], also when its file is gone or has another size: then the record is dropped.
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        self.hold(Thing::Blob(digest))?;
         let recorded = self.index().read(|connection| recorded_size(connection, digest))?;
         let size = recorded.ok_or(StoreError::NoBlob(*digest))?;
         let path = self.layout().blob(digest);
@@ -266,6 +268,7 @@ impl StagedBlob {
     fn rename_and_record(&self) -> Result<()> {
         let target = self.store.layout().blob(&self.digest);
         let index = self.store.index();
+        self.store.hold(Thing::Blob(&self.digest))?;
         index.publish(|transaction| {
             let failed = |source| index.failed(source);
             // A file that is there stays: it may be on disk for good already, which the new one is not.

@@ -1,16 +1,21 @@
-//! Removal of what nothing needs any more: snapshots and blobs that neither an image, nor a cache record, nor the state
-//! of a failed step leads to.
+//! Removal of what nothing needs any more, beside processes that build.
+//!
+//! Snapshots and blobs go a few at a time. Within one transaction it is seen that no image, no failed step, nothing that
+//! stands on it and no running process needs a thing; then its row goes and its files move aside. The files are removed
+//! afterwards, when nobody can be waiting.
 
-use std::collections::HashSet;
 use std::path::Path;
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::error::{Context, Result};
-use super::{SnapshotId, Store, StoredImage};
-use crate::oci::{ChainId, Digest, ImageManifest, LARGEST_MANIFEST};
+use super::holds::Thing;
+use super::measure::Extent;
+use super::needs::{Needs, has_snapshot, layers_in};
+use super::{SnapshotId, Store};
+use crate::oci::Digest;
 
-/// What is worth keeping, besides the states of failed steps.
+/// What is worth keeping, besides the states of failed steps and what running processes use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Keep {
     /// What images and cache records lead to.
@@ -20,138 +25,120 @@ pub enum Keep {
 }
 
 /// What was removed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Collected {
     /// Snapshots.
-    pub snapshots: usize,
+    pub snapshots: Vec<SnapshotId>,
     /// Blobs.
-    pub blobs: usize,
-    /// The bytes they took on disk.
+    pub blobs: Vec<Digest>,
+    /// The bytes that are free on disk now.
     pub bytes: u64,
 }
 
-/// What images, records and failed steps lead to.
-#[derive(Default)]
-struct Needed {
-    snapshots: HashSet<SnapshotId>,
-    blobs: HashSet<Digest>,
-    layers: HashSet<Digest>,
+/// Things that go in one transaction, at most: it takes a few milliseconds.
+const BATCH: usize = 64;
+
+/// What is to go, if nothing needs it.
+#[derive(Clone, Copy)]
+enum Candidate {
+    /// With the records that lead to it.
+    Snapshot(SnapshotId),
+    /// A compressed form of a layer, or a document.
+    Blob(Digest),
 }
 
 impl Store {
-    /// Removes what nothing worth keeping leads to; `None`, and nothing done, while anybody holds an
-    /// [`InUse`](super::InUse).
+    /// Removes what nothing worth keeping leads to, and no running process uses.
     ///
     /// # Errors
     /// Those of the index and of file operations. What was not removed by then is removed the next time.
-    pub fn collect(&self, keep: Keep) -> Result<Option<Collected>> {
-        let Some(_alone) = self.try_alone()? else {
-            return Ok(None);
-        };
-        let trash = self.temp_dir()?;
-        let blob_trash = trash.path().join("blobs");
-        std::fs::create_dir(&blob_trash).during("create", &blob_trash)?;
-        let needed = self.needed(keep)?;
-        let index = self.index();
-        let mut collected = index.publish(|transaction| {
-            let failed = |source| index.failed(source);
-            if keep == Keep::Images {
-                transaction.execute("DELETE FROM records", ()).map_err(failed)?;
-            }
-            let mut collected = Collected::default();
-            for id in unneeded_snapshots(transaction, &needed).map_err(failed)? {
-                self.forget_snapshot(transaction, id, trash.path())?;
-                collected.snapshots += 1;
-            }
-            for digest in unneeded_blobs(transaction, &needed).map_err(failed)? {
-                self.move_out_blob(transaction, &digest, &blob_trash)?;
-                collected.blobs += 1;
-            }
-            forget_layers(transaction, &needed).map_err(failed)?;
-            forget_preimages(transaction).map_err(failed)?;
-            Ok(collected)
+    pub fn collect(&self, keep: Keep) -> Result<Collected> {
+        if keep == Keep::Images {
+            self.index()
+                .write(|transaction| transaction.execute("DELETE FROM records", ()))?;
+        }
+        let mut collected = self.remove_all_of(&self.unused_snapshots()?, Records::Keep)?;
+        let blobs = self.index().read(unused_blobs)?;
+        collected.add(self.remove_all_of(&blobs, Records::Keep)?);
+        self.forget_leftovers()?;
+        Ok(collected)
+    }
+
+    /// Removes snapshots, those that stand on others first, with the records that lead to them, and blobs; but nothing that
+    /// an image, a failed step, something that stands on it or a running process needs.
+    ///
+    /// # Errors
+    /// As [`Store::collect`].
+    pub fn remove_unneeded(&self, snapshots: &[SnapshotId], blobs: &[Digest]) -> Result<Collected> {
+        let snapshots = snapshots.iter().copied().map(Candidate::Snapshot);
+        let candidates: Vec<_> = snapshots.chain(blobs.iter().copied().map(Candidate::Blob)).collect();
+        self.remove_all_of(&candidates, Records::Remove)
+    }
+
+    /// Snapshots that no record leads to, those that stand on others first. Others may need them all the same.
+    fn unused_snapshots(&self) -> Result<Vec<Candidate>> {
+        let ids = self.index().read(|connection| {
+            connection
+                .prepare(
+                    "WITH RECURSIVE used (id) AS (
+                         SELECT snapshot FROM records UNION SELECT snapshot FROM failure_snapshots
+                         UNION SELECT parent FROM used JOIN snapshots USING (id) WHERE parent IS NOT NULL
+                     ), tree (id, depth) AS (
+                         SELECT id, 0 FROM snapshots WHERE parent IS NULL
+                         UNION ALL SELECT snapshots.id, depth + 1 FROM snapshots JOIN tree ON snapshots.parent = tree.id
+                     ) SELECT id FROM tree WHERE id NOT IN used ORDER BY depth DESC",
+                )?
+                .query_map((), |row| row.get(0).map(SnapshotId::from_sql))?
+                .collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        collected.bytes = disk_usage(trash.path()).during("read", trash.path())?;
-        Ok(Some(collected))
+        Ok(ids.into_iter().map(Candidate::Snapshot).collect())
     }
 
-    fn needed(&self, keep: Keep) -> Result<Needed> {
-        let mut needed = Needed::default();
-        for (image, _) in self.images()? {
-            let image = match image {
-                StoredImage::Image(image) => image,
-                // Its images are rows of their own.
-                StoredImage::Index(index) => {
-                    needed.blobs.extend(index.manifest.map(|manifest| manifest.digest));
-                    continue;
-                }
-            };
-            needed.blobs.insert(image.config);
-            // An image whose documents are gone or damaged leads to nothing more.
-            if let Ok(config) = self.image_config(&image.config) {
-                let layers = &config.value().rootfs.diff_ids;
-                needed.layers.extend(layers.iter().map(|layer| layer.0));
-                self.need_chains(layers, &mut needed)?;
-            }
-            let Some(manifest) = image.manifest else { continue };
-            needed.blobs.insert(manifest.digest);
-            if let Ok(bytes) = self.read_blob(&manifest.digest, LARGEST_MANIFEST as u64)
-                && let Ok(manifest) = serde_json::from_slice::<ImageManifest>(&bytes)
-            {
-                needed.blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
-            }
+    fn remove_all_of(&self, candidates: &[Candidate], records: Records) -> Result<Collected> {
+        let mut needs = Needs::default();
+        let mut collected = Collected::default();
+        if candidates.is_empty() {
+            return Ok(collected);
         }
-        let failed = self
-            .index()
-            .read(|connection| ids(connection, super::failures::SNAPSHOTS))?;
-        needed.snapshots.extend(failed);
-        if keep == Keep::ImagesAndRecords {
-            let ids = self
-                .index()
-                .read(|connection| ids(connection, "SELECT DISTINCT snapshot FROM records"))?;
-            needed.snapshots.extend(ids);
+        self.index()
+            .read(|connection| needs.refresh(connection, self.layout()))?;
+        for batch in candidates.chunks(BATCH) {
+            collected.add(self.remove_batch(batch, records, &mut needs)?);
         }
-        self.need_ancestors_and_layers(&mut needed)?;
-        Ok(needed)
+        Ok(collected)
     }
 
-    /// Each part of a stack counts: an image may be unpacked in part.
-    fn need_chains(&self, layers: &[crate::oci::DiffId], needed: &mut Needed) -> Result<()> {
-        let mut chain = None;
-        for layer in layers {
-            let extended = ChainId::extend(chain, *layer);
-            needed.snapshots.extend(self.snapshot_of_chain(extended)?);
-            chain = Some(extended);
-        }
-        Ok(())
-    }
-
-    fn need_ancestors_and_layers(&self, needed: &mut Needed) -> Result<()> {
-        self.index().read(|connection| {
-            let mut parent = connection.prepare("SELECT parent FROM snapshots WHERE id = ?1 AND parent IS NOT NULL")?;
-            let mut open: Vec<SnapshotId> = needed.snapshots.iter().copied().collect();
-            while let Some(id) = open.pop() {
-                for above in parent.query_map([id.to_sql()], |row| row.get(0).map(SnapshotId::from_sql))? {
-                    let above = above?;
-                    if needed.snapshots.insert(above) {
-                        open.push(above);
+    fn remove_batch(&self, batch: &[Candidate], records: Records, needs: &mut Needs) -> Result<Collected> {
+        let (trash, removal) = (self.temp_dir()?, self.removal()?);
+        let index = self.index();
+        let mut removed = index.publish(|transaction| {
+            let failed = |source| index.failed(source);
+            needs.refresh(transaction, self.layout()).map_err(failed)?;
+            let mut removed = Collected::default();
+            for candidate in batch {
+                match candidate {
+                    Candidate::Snapshot(id) => {
+                        let needed = is_snapshot_needed(transaction, *id, needs, records).map_err(failed)?;
+                        if !needed && removal.claim(Thing::Snapshot(*id))? {
+                            self.forget_snapshot(transaction, *id, trash.path())?;
+                            removed.snapshots.push(*id);
+                        }
+                    }
+                    Candidate::Blob(digest) => {
+                        let needed = needs.blob(transaction, digest).map_err(failed)?;
+                        if !needed && removal.claim(Thing::Blob(digest))? {
+                            self.move_out_blob(transaction, digest, trash.path())?;
+                            removed.blobs.push(*digest);
+                        }
                     }
                 }
             }
-            let mut layers = connection.prepare("SELECT diff_id FROM diffs WHERE snapshot = ?1")?;
-            for id in &needed.snapshots {
-                for layer in layers.query_map([id.to_sql()], |row| row.get(0).map(Digest::from_bytes))? {
-                    needed.layers.insert(layer?);
-                }
-            }
-            let mut forms = connection.prepare("SELECT digest FROM layer_blobs WHERE diff_id = ?1")?;
-            for layer in &needed.layers {
-                for form in forms.query_map([layer.as_bytes()], |row| row.get(0).map(Digest::from_bytes))? {
-                    needed.blobs.insert(form?);
-                }
-            }
-            Ok(())
-        })
+            Ok(removed)
+        })?;
+        // What waits for one of these things need not wait until the files are gone.
+        drop(removal);
+        removed.bytes = Extent::of(trash.path()).during("read", trash.path())?.own;
+        Ok(removed)
     }
 
     fn move_out_blob(&self, transaction: &Transaction, digest: &Digest, trash: &Path) -> Result<()> {
@@ -160,35 +147,80 @@ impl Store {
         let _ = std::fs::rename(&path, trash.join(digest.hex()));
         self.forget_blob(transaction, digest)
     }
+
+    /// Forgets what is known of layers that are gone, where nobody can be about to need it, and old preimages.
+    fn forget_leftovers(&self) -> Result<()> {
+        let removal = self.removal()?;
+        let nobody_builds = removal.claim_all()?;
+        let mut needs = Needs::default();
+        self.index().write(|transaction| {
+            if nobody_builds {
+                needs.refresh(transaction, self.layout())?;
+                forget_layers(transaction, &needs)?;
+            }
+            forget_preimages(transaction)
+        })?;
+        Ok(())
+    }
 }
 
-fn ids(connection: &Connection, query: &str) -> rusqlite::Result<Vec<SnapshotId>> {
-    connection
-        .prepare(query)?
-        .query_map((), |row| row.get(0).map(SnapshotId::from_sql))?
-        .collect()
+impl Collected {
+    fn add(&mut self, other: Self) {
+        self.snapshots.extend(other.snapshots);
+        self.blobs.extend(other.blobs);
+        self.bytes += other.bytes;
+    }
 }
 
-fn unneeded_snapshots(connection: &Connection, needed: &Needed) -> rusqlite::Result<Vec<SnapshotId>> {
-    let mut all = ids(connection, "SELECT id FROM snapshots")?;
-    all.retain(|id| !needed.snapshots.contains(id));
-    Ok(all)
+/// Whether records that lead to a snapshot keep it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Records {
+    Keep,
+    Remove,
 }
 
-fn unneeded_blobs(connection: &Connection, needed: &Needed) -> rusqlite::Result<Vec<Digest>> {
-    let mut statement = connection.prepare("SELECT digest FROM blobs")?;
-    let all = statement.query_map((), |row| row.get(0).map(Digest::from_bytes))?;
-    all.filter(|digest| !matches!(digest, Ok(digest) if needed.blobs.contains(digest)))
-        .collect()
+fn is_snapshot_needed(
+    connection: &Connection,
+    id: SnapshotId,
+    needs: &Needs,
+    records: Records,
+) -> rusqlite::Result<bool> {
+    let any = |query| -> rusqlite::Result<bool> {
+        let mut statement = connection.prepare_cached(query)?;
+        Ok(statement.query_row([id.to_sql()], |_| Ok(())).optional()?.is_some())
+    };
+    Ok(any("SELECT 1 FROM snapshots WHERE parent = ?1 LIMIT 1")?
+        || any("SELECT 1 FROM failure_snapshots WHERE snapshot = ?1 LIMIT 1")?
+        || records == Records::Keep && any("SELECT 1 FROM records WHERE snapshot = ?1 LIMIT 1")?
+        || needs.snapshot(connection, id)?)
+}
+
+/// Blobs that are no form of a layer which a snapshot has.
+fn unused_blobs(connection: &Connection) -> rusqlite::Result<Vec<Candidate>> {
+    let all: Vec<Digest> = connection
+        .prepare("SELECT digest FROM blobs")?
+        .query_map((), |row| row.get(0).map(Digest::from_bytes))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut unused = Vec::new();
+    'blobs: for digest in all {
+        for layer in layers_in(connection, &digest)? {
+            if has_snapshot(connection, &layer)? {
+                continue 'blobs;
+            }
+        }
+        unused.push(Candidate::Blob(digest));
+    }
+    Ok(unused)
 }
 
 /// Forgets the forms of layers that are gone, and where these forms are.
-fn forget_layers(transaction: &Transaction, needed: &Needed) -> rusqlite::Result<()> {
-    let mut statement = transaction.prepare("SELECT DISTINCT diff_id FROM layer_blobs")?;
+fn forget_layers(transaction: &Transaction, needs: &Needs) -> rusqlite::Result<()> {
+    let mut statement = transaction
+        .prepare("SELECT DISTINCT diff_id FROM layer_blobs WHERE diff_id NOT IN (SELECT diff_id FROM diffs)")?;
     let layers: Vec<Digest> = statement
         .query_map((), |row| row.get(0).map(Digest::from_bytes))?
         .collect::<rusqlite::Result<_>>()?;
-    for layer in layers.iter().filter(|layer| !needed.layers.contains(layer)) {
+    for layer in layers.iter().filter(|layer| !needs.layer(layer)) {
         transaction.execute("DELETE FROM layer_blobs WHERE diff_id = ?1", [layer.as_bytes()])?;
     }
     transaction.execute(
@@ -205,19 +237,4 @@ fn forget_preimages(transaction: &Transaction) -> rusqlite::Result<usize> {
         "DELETE FROM preimages WHERE key NOT IN (SELECT key FROM preimages ORDER BY created DESC LIMIT ?1)",
         [MOST],
     )
-}
-
-/// The bytes that a directory's files take; each name of a file with several has its part.
-fn disk_usage(directory: &Path) -> std::io::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    let mut sum = 0;
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        sum += match metadata.is_dir() {
-            true => metadata.blocks() * 512 + disk_usage(&entry.path())?,
-            false => metadata.blocks() * 512 / metadata.nlink().max(1),
-        };
-    }
-    Ok(sum)
 }

@@ -174,9 +174,6 @@ impl Store {
     }
 }
 
-/// Snapshots that failures lead to.
-pub(super) const SNAPSHOTS: &str = "SELECT DISTINCT snapshot FROM failure_snapshots";
-
 fn insert(transaction: &Transaction, failure: &StoredFailure) -> rusqlite::Result<()> {
     let shared: BTreeSet<SnapshotId> = failure.needed.difference(&failure.own).copied().collect();
     let count = i64::try_from(failure.own.len() + shared.len()).unwrap_or(i64::MAX);

@@ -5,7 +5,7 @@
 //! [`Store::sync`](super::Store::sync) is listed in the table `volatile`, so that the first process after a reboot can
 //! drop what the disk may hold in part.
 //!
-//! Format 4. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
+//! Format 5. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
 //! store takes all steps too.
 
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ CREATE INDEX records_by_snapshot ON records (snapshot);
 ";
 
 /// From each format to the next, beginning with format 1.
-const UPGRADES: [&str; 3] = [
+const UPGRADES: [&str; 4] = [
     // Images for several platforms, and images with annotations of their own.
     "
 ALTER TABLE images ADD COLUMN config BLOB;
@@ -88,6 +88,15 @@ CREATE TABLE failure_snapshots (
     PRIMARY KEY (failure, snapshot)
 ) WITHOUT ROWID;
 CREATE INDEX failure_snapshots_by_snapshot ON failure_snapshots (snapshot);
+",
+    // When snapshots were used, what they take, and what was left when things were removed last.
+    "
+CREATE INDEX layer_blobs_by_digest ON layer_blobs (digest);
+CREATE TABLE uses (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE, last INTEGER NOT NULL, count INTEGER NOT NULL
+);
+CREATE TABLE sizes (snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE, bytes INTEGER NOT NULL);
+CREATE TABLE measured (time INTEGER NOT NULL, bytes INTEGER NOT NULL, free INTEGER NOT NULL);
 ",
 ];
 

@@ -128,7 +128,7 @@ impl Layout {
         self.locks().join(blake3::hash(name.as_bytes()).to_hex().as_str())
     }
 
-    /// Locked shared by those who build, exclusively by those who delete.
+    /// Each byte stands for a snapshot or a blob: locked shared by those who rely on it, exclusively by who removes it.
     pub(super) fn in_use(&self) -> PathBuf {
         self.root.join("in-use")
     }

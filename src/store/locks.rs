@@ -35,18 +35,6 @@ impl Drop for KeyLock {
     }
 }
 
-/// Keeps [`Store::collect`] from deleting anything. Released on drop.
-#[derive(Debug)]
-pub struct InUse {
-    _file: File,
-}
-
-/// The right to delete: nobody holds an [`InUse`]. Released on drop.
-#[derive(Debug)]
-pub(super) struct Alone {
-    _file: File,
-}
-
 impl Store {
     /// Takes the lock on `name`, waiting as long as another holds it. The name is hashed, never made a path.
     ///
@@ -83,29 +71,6 @@ impl Store {
         }
     }
 
-    /// Declares that this process builds, pulls, or otherwise relies on things that no image and no record keeps yet.
-    /// Waits while another process deletes.
-    ///
-    /// # Errors
-    /// I/O errors of the lock's file.
-    pub fn in_use(&self) -> Result<InUse> {
-        let path = self.layout().in_use();
-        let file = open_lock_file(&path)?;
-        loop {
-            match flock(&file, FlockOperation::LockShared) {
-                Err(Errno::INTR) => {}
-                result => return result.during("lock", &path).map(|()| InUse { _file: file }),
-            }
-        }
-    }
-
-    pub(super) fn try_alone(&self) -> Result<Option<Alone>> {
-        let path = self.layout().in_use();
-        let file = open_lock_file(&path)?;
-        let alone = try_flock(&file, FlockOperation::NonBlockingLockExclusive, &path)?;
-        Ok(alone.then_some(Alone { _file: file }))
-    }
-
     /// Removes the lock files of killed processes.
     pub(super) fn sweep_locks(&self) -> Result<()> {
         let directory = self.layout().locks();
@@ -120,7 +85,7 @@ impl Store {
     }
 }
 
-fn open_lock_file(path: &Path) -> Result<File> {
+pub(super) fn open_lock_file(path: &Path) -> Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).during("open", path)?;
     Ok(file.into())

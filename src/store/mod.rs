@@ -8,12 +8,15 @@ mod blobs;
 mod collect;
 mod error;
 mod failures;
+mod holds;
 mod images;
 mod index;
 mod indexes;
 mod layers;
 mod layout;
 mod locks;
+mod measure;
+mod needs;
 mod records;
 mod remove;
 mod scratch;
@@ -24,10 +27,12 @@ pub use blobs::{BlobWriter, StagedBlob};
 pub use collect::{Collected, Keep};
 pub use error::{Result, StoreError};
 pub use failures::{HeldFailure, StoredFailure};
+pub use holds::InUse;
 pub use images::{Annotations, ImageRecord, StoredImage};
 pub use indexes::{IndexRecord, Member};
 pub use layout::{SnapshotId, SnapshotIdError};
-pub use locks::{InUse, KeyLock};
+pub use locks::KeyLock;
+pub use measure::{Extent, FileId};
 pub use records::StoredRecord;
 pub use remove::{remove_all, remove_contents};
 pub use scratch::ScratchDir;
@@ -37,11 +42,12 @@ use std::fmt;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use error::Context;
+use holds::Holds;
 use index::Index;
 use layout::Layout;
 use scratch::ProcessDir;
@@ -56,6 +62,7 @@ struct Inner {
     layout: Layout,
     index: Index,
     process: Mutex<Option<Arc<ProcessDir>>>,
+    holds: Mutex<Weak<Holds>>,
 }
 
 impl fmt::Debug for Store {
@@ -84,7 +91,12 @@ impl Store {
             create(&layout, &index)?;
         }
         let process = Mutex::new(None);
-        let inner = Inner { layout, index, process };
+        let inner = Inner {
+            layout,
+            index,
+            process,
+            holds: Mutex::default(),
+        };
         let store = Store { inner: Arc::new(inner) };
         store.sweep_tmp()?;
         store.sweep_locks()?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::error::{Context, Result, StoreError};
+use super::holds::Thing;
 use super::index::{Kind, mark_volatile};
 use super::scratch::{ProcessDir, Publication, ScratchDir};
 use super::{SnapshotId, Store, now};
@@ -83,6 +84,7 @@ impl PendingSnapshot {
     fn publish(&self) -> Result<()> {
         let target = self.store.layout().snapshot(self.id);
         let index = self.store.index();
+        self.store.hold(Thing::Snapshot(self.id))?;
         index.publish(|transaction| {
             let failed = |source| index.failed(source);
             if let Some(parent) = self.parent {
@@ -144,6 +146,7 @@ impl Store {
     /// # Errors
     /// Those of the index.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
+        self.hold(Thing::Snapshot(id))?;
         match self.index().read(|connection| row(connection, id))? {
             Some(parent) => self.with_directory(id, parent),
             None => Ok(None),
@@ -165,6 +168,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSnapshot`] when one of them is gone.
     pub fn ancestry(&self, id: SnapshotId) -> Result<Vec<SnapshotRecord>> {
+        self.hold(Thing::Snapshot(id))?;
         let rows = self.index().read(|connection| with_ancestors(connection, id))?;
         if rows.is_empty() {
             return Err(StoreError::NoSnapshot(id));

@@ -209,6 +209,8 @@ fn at_work<T>(
 ) -> Result<T, Failure> {
     let secrets = Secrets::new(&arguments.secrets)?;
     let session = Session::open_for_processes(global, &arguments.isolation)?;
+    // From the first thing that is looked for to the last that is delivered.
+    let _in_use = session.store.in_use()?;
     let signals = watch_signals()?;
     let progress = renderer(style);
     let agents = RunningAgents::start(&arguments.ssh, &session.store)?;

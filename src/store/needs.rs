@@ -1,0 +1,137 @@
+//! What images need: read from their documents once, and looked up for one snapshot or blob at a time.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::SnapshotId;
+use super::layout::Layout;
+use crate::oci::{ChainId, Descriptor, Digest, ImageConfig, ImageManifest, LARGEST_MANIFEST};
+
+/// What images need. Those that went since their documents were read still count.
+#[derive(Default)]
+pub(super) struct Needs {
+    images: HashSet<[u8; 32]>,
+    chains: HashSet<Digest>,
+    layers: HashSet<Digest>,
+    blobs: HashSet<Digest>,
+}
+
+impl Needs {
+    /// Reads the documents of images that are not known yet. Inside of a transaction, the result holds until its end.
+    pub(super) fn refresh(&mut self, connection: &Connection, layout: &Layout) -> rusqlite::Result<()> {
+        let mut rows = connection.prepare_cached("SELECT id, config, manifest FROM images")?;
+        let mut rows = rows.query(())?;
+        while let Some(row) = rows.next()? {
+            let id: [u8; 32] = row.get(0)?;
+            if self.images.insert(id) {
+                let config = row.get::<_, Option<[u8; 32]>>(1)?.unwrap_or(id);
+                let manifest: Option<String> = row.get(2)?;
+                let manifest = manifest.and_then(|json| serde_json::from_str(&json).ok());
+                self.add(Digest::from_bytes(config), manifest.as_ref(), layout);
+            }
+        }
+        Ok(())
+    }
+
+    /// An image whose documents are gone or damaged leads to nothing more.
+    fn add(&mut self, config: Digest, manifest: Option<&Descriptor>, layout: &Layout) {
+        self.blobs.insert(config);
+        let parsed = document(&layout.blob(&config), &config)
+            .and_then(|bytes| serde_json::from_slice::<ImageConfig>(&bytes).ok());
+        let mut chain = None;
+        // Each part of a stack counts: an image may be unpacked in part.
+        for layer in parsed.into_iter().flat_map(|config| config.rootfs.diff_ids) {
+            let extended = ChainId::extend(chain, layer);
+            self.chains.insert(extended.0);
+            self.layers.insert(layer.0);
+            chain = Some(extended);
+        }
+        let Some(manifest) = manifest else { return };
+        self.blobs.insert(manifest.digest);
+        let parsed = document(&layout.blob(&manifest.digest), &manifest.digest)
+            .and_then(|bytes| serde_json::from_slice::<ImageManifest>(&bytes).ok());
+        let layers = parsed.into_iter().flat_map(|manifest| manifest.layers);
+        self.blobs.extend(layers.map(|layer| layer.digest));
+    }
+
+    /// Whether an image needs the snapshot: it is a part of its stack, or the only one with one of its layers.
+    pub(super) fn snapshot(&self, connection: &Connection, id: SnapshotId) -> rusqlite::Result<bool> {
+        let is_chained = |id: SnapshotId| -> rusqlite::Result<bool> {
+            let mut chains = connection.prepare_cached("SELECT chain FROM chains WHERE snapshot = ?1")?;
+            let mut chains = chains.query_map([id.to_sql()], |row| row.get(0).map(Digest::from_bytes))?;
+            chains.try_fold(false, |found, chain| Ok(found || self.chains.contains(&chain?)))
+        };
+        if is_chained(id)? {
+            return Ok(true);
+        }
+        for layer in layers_of(connection, id)? {
+            if !self.layers.contains(&layer) {
+                continue;
+            }
+            let mut others = connection.prepare_cached("SELECT snapshot FROM diffs WHERE diff_id = ?1")?;
+            let mut others = others.query_map([layer.as_bytes()], |row| row.get(0).map(SnapshotId::from_sql))?;
+            let elsewhere = others.try_fold(false, |found, other| {
+                let other = other?;
+                Ok::<_, rusqlite::Error>(found || other != id && is_chained(other)?)
+            })?;
+            if !elsewhere {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether an image needs the blob: one of its documents names it, or it is the only form of one of its layers.
+    pub(super) fn blob(&self, connection: &Connection, digest: &Digest) -> rusqlite::Result<bool> {
+        if self.blobs.contains(digest) {
+            return Ok(true);
+        }
+        for layer in layers_in(connection, digest)? {
+            if self.layers.contains(&layer) && !has_snapshot(connection, &layer)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether an image has the layer.
+    pub(super) fn layer(&self, layer: &Digest) -> bool {
+        self.layers.contains(layer)
+    }
+}
+
+/// The bytes of a document, if they are what they should be. Read without the index, which a transaction may hold.
+fn document(path: &Path, digest: &Digest) -> Option<Vec<u8>> {
+    let length = std::fs::metadata(path).ok()?.len();
+    if length > LARGEST_MANIFEST as u64 {
+        return None;
+    }
+    let bytes = std::fs::read(path).ok()?;
+    (Digest::of(&bytes) == *digest).then_some(bytes)
+}
+
+fn layers_of(connection: &Connection, id: SnapshotId) -> rusqlite::Result<Vec<Digest>> {
+    connection
+        .prepare_cached("SELECT diff_id FROM diffs WHERE snapshot = ?1")?
+        .query_map([id.to_sql()], |row| row.get(0).map(Digest::from_bytes))?
+        .collect()
+}
+
+/// The layers that the blob is a form of.
+pub(super) fn layers_in(connection: &Connection, blob: &Digest) -> rusqlite::Result<Vec<Digest>> {
+    connection
+        .prepare_cached("SELECT diff_id FROM layer_blobs WHERE digest = ?1")?
+        .query_map([blob.as_bytes()], |row| row.get(0).map(Digest::from_bytes))?
+        .collect()
+}
+
+/// Whether any snapshot has the layer's content.
+pub(super) fn has_snapshot(connection: &Connection, layer: &Digest) -> rusqlite::Result<bool> {
+    let found = connection
+        .prepare_cached("SELECT 1 FROM diffs WHERE diff_id = ?1 LIMIT 1")?
+        .query_row([layer.as_bytes()], |_| Ok(()))
+        .optional()?;
+    Ok(found.is_some())
+}
