@@ -517,7 +517,7 @@ fn mounts_of_every_type() {
     };
     assert_eq!(
         (cache.id.as_str(), cache.sharing, cache.uid, cache.mode),
-        ("ns/x", Sharing::Locked, 5, 0o755)
+        ("ns/x", Sharing::Locked, Some(5), 0o755)
     );
     assert!(cache.input.is_some());
     let targets: Vec<&str> = exec.mounts.iter().map(|mount| mount.target.as_str()).collect();

@@ -1,28 +1,74 @@
-//! Cache mounts: directories that outlive builds, shared between steps and processes.
+//! Cache mounts of steps: which one a step gets, with whom it shares it, and what a new one starts from.
 //!
-//! Owns `<store>/cache-mounts/<hash of the id>/`: `data` is what steps see, `lock` says who uses it. An id is never part
-//! of a path (CVE-2024-9675). What a new cache starts from is copied by the caller.
+//! Owns the decisions; where mounts lie and whose turn it is to have one is the store's affair, what other machines keep
+//! of one that of whoever implements [`CacheMounts`].
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::file::FileError;
 use crate::cancel::Cancel;
 use crate::graph::{CacheMount, Sharing};
-use crate::store::Store;
+use crate::store::{
+    CacheMountClaim, CacheMountIdentity, CacheMountName, Hold, OpenCacheMount, Store, StoreError, User,
+};
 
-/// Between two looks at a lock that another step holds.
-const PAUSE: Duration = Duration::from_millis(20);
 /// Private copies of one cache mount, at most.
-const MOST_COPIES: usize = 1000;
+const MOST_COPIES: u32 = 1000;
+
+/// What a build does with the cache mounts of a step, besides mounting them.
+pub trait CacheMounts: Sync {
+    /// Whether what a mount holds is to be thrown away before this build uses it: until [`CacheMounts::began`] was told.
+    fn begins_anew(&self, name: CacheMountName) -> bool {
+        let _ = name;
+        false
+    }
+
+    /// A mount was emptied that was to begin anew.
+    fn began(&self, name: CacheMountName) {
+        let _ = name;
+    }
+
+    /// Whether other machines may have something for mounts that are empty here.
+    fn may_fetch(&self) -> bool {
+        false
+    }
+
+    /// Fills `new`, an empty directory, with what other machines keep of a mount. What does not arrive whole is told to the
+    /// user, and `false`; what is in `new` then does not matter.
+    fn fetch(&self, mount: UsedCacheMount<'_>, new: &Path) -> bool {
+        let (_, _) = (mount, new);
+        false
+    }
+
+    /// The step has a mount now.
+    fn used(&self, mount: UsedCacheMount<'_>) {
+        let _ = mount;
+    }
+}
+
+/// A cache mount, as a step uses it.
+#[derive(Clone, Copy, Debug)]
+pub struct UsedCacheMount<'a> {
+    /// As the step's operation has it.
+    pub cache: &'a CacheMount,
+    /// What tells it from others in this store.
+    pub identity: &'a CacheMountIdentity,
+    /// Where it lies.
+    pub name: CacheMountName,
+}
+
+/// Mounts that are of this machine alone.
+pub struct LocalCacheMounts;
+
+impl CacheMounts for LocalCacheMounts {}
 
 /// Why a cache mount cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +78,22 @@ pub enum CacheMountError {
     Io {
         /// Which cache.
         id: String,
-        /// `create`, `lock`…
+        /// `create`, `mount`…
         action: &'static str,
         /// What.
         path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The store refused.
+    #[error("cache mount `{id}` cannot be used")]
+    Store {
+        /// Which cache.
+        id: String,
+        /// Why.
+        #[source]
+        source: StoreError,
     },
     /// More private copies than anybody needs.
     #[error("cache mount `{0}` has {MOST_COPIES} private copies in use")]
@@ -67,7 +122,7 @@ pub enum CacheMountError {
 pub(super) struct Held {
     id: String,
     data: PathBuf,
-    _lock: File,
+    _open: OpenCacheMount,
 }
 
 impl Held {
@@ -127,171 +182,190 @@ pub(super) type Seed<'a> = &'a dyn Fn(&Path) -> Result<(), FileError>;
 /// A cache as one step asks for it.
 pub(super) struct Wanted<'a> {
     pub(super) cache: &'a CacheMount,
+    pub(super) identity: CacheMountIdentity,
     /// With whom it is shared.
     pub(super) sharing: Sharing,
-    /// What it starts from and how that is known; `None` for an empty directory.
-    pub(super) seed: Option<([u8; 32], Seed<'a>)>,
+    /// What it starts from, where that is no empty directory.
+    pub(super) seed: Option<Seed<'a>>,
+    /// The step's name, for those who wait.
+    pub(super) step: &'a str,
+}
+
+/// What opening a cache mount works with.
+#[derive(Clone, Copy)]
+pub(super) struct Opening<'a> {
+    pub(super) store: &'a Store,
+    pub(super) mounts: &'a dyn CacheMounts,
+    pub(super) cancel: &'a Cancel,
+    /// Told once, when others come first.
+    pub(super) waiting: &'a dyn Fn(&[User]),
+}
+
+/// Opens a cache mount for one step; waits for its turn. Made when it is new, with the mode and owner asked for.
+pub(super) fn open(opening: Opening<'_>, wanted: &Wanted<'_>) -> Result<Held, CacheMountError> {
+    let open = match wanted.sharing {
+        Sharing::Shared => opening.shared(wanted)?,
+        Sharing::Locked => opening.in_turn(wanted, Hold::Alone)?,
+        Sharing::Private => opening.first_free(wanted)?,
+    };
+    opening.fill(wanted, &open)?;
+    let used = wanted.used(open.name());
+    opening.mounts.used(used);
+    Ok(Held {
+        id: wanted.id(),
+        data: open.data(),
+        _open: open,
+    })
 }
 
 impl Wanted<'_> {
-    /// What tells this cache from others: two mounts of one step that agree are one cache. Owner, mode and what it starts
-    /// from are part of it, as with BuildKit: a step of another user gets a cache that it can write, and a base that
-    /// changed begins another one.
-    pub(super) fn name(&self) -> String {
-        let cache = self.cache;
-        let mut hash = blake3::Hasher::new_derive_key("builder 1 cache mount");
-        hash.update(&(cache.id.len() as u64).to_le_bytes())
-            .update(cache.id.as_bytes());
-        for number in [cache.uid, cache.gid, cache.mode] {
-            hash.update(&number.to_le_bytes());
+    fn id(&self) -> String {
+        self.identity.shown().to_owned()
+    }
+
+    fn used(&self, name: CacheMountName) -> UsedCacheMount<'_> {
+        UsedCacheMount {
+            cache: self.cache,
+            identity: &self.identity,
+            name,
         }
-        if let Some((identity, _)) = &self.seed {
-            hash.update(identity).update(cache.source.as_bytes());
+    }
+
+    fn claim(&self, hold: Hold) -> CacheMountClaim<'_> {
+        CacheMountClaim {
+            hold,
+            sharing: match self.sharing {
+                Sharing::Shared => "shared",
+                Sharing::Private => "private",
+                Sharing::Locked => "locked",
+            },
+            what: self.step,
         }
-        hash.finalize().to_hex().to_string()
+    }
+
+    fn failed(&self) -> impl FnOnce(StoreError) -> CacheMountError {
+        let id = self.id();
+        move |source| CacheMountError::Store { id, source }
     }
 }
 
-/// Opens a cache mount for one step; waits for one that another step holds for itself, and calls `waiting` first. Made
-/// when it is new, with the mode and owner asked for.
-pub(super) fn open(
-    store: &Store,
-    wanted: &Wanted<'_>,
-    cancel: &Cancel,
-    waiting: &dyn Fn(),
-) -> Result<Held, CacheMountError> {
-    let (parent, name) = (store.root().join("cache-mounts"), wanted.name());
-    let place = |copy| Place {
-        directory: parent.join(format!("{name}-{copy}")),
-    };
-    let id = || wanted.cache.id.clone();
-    match wanted.sharing {
-        Sharing::Shared => wait(cancel, waiting, || place(0).open(wanted, File::try_lock_shared))?,
-        Sharing::Locked => wait(cancel, waiting, || place(0).open(wanted, File::try_lock))?,
-        Sharing::Private => {
-            for copy in 0..MOST_COPIES {
-                if let Some(held) = place(copy).open(wanted, File::try_lock)? {
-                    return Ok(held);
-                }
-            }
-            return Err(CacheMountError::TooManyCopies(id()));
-        }
+impl Opening<'_> {
+    fn in_turn(&self, wanted: &Wanted<'_>, hold: Hold) -> Result<OpenCacheMount, CacheMountError> {
+        let opened = self
+            .store
+            .open_cache_mount(&wanted.identity, 0, wanted.claim(hold), self.cancel, self.waiting);
+        opened
+            .map_err(wanted.failed())?
+            .ok_or_else(|| CacheMountError::Cancelled(wanted.id()))
     }
-    .ok_or_else(|| CacheMountError::Cancelled(id()))
-}
 
-/// Tries until it works; `None` when the build is stopped.
-fn wait(
-    cancel: &Cancel,
-    waiting: &dyn Fn(),
-    attempt: impl Fn() -> Result<Option<Held>, CacheMountError>,
-) -> Result<Option<Held>, CacheMountError> {
-    for round in 0_u64.. {
-        if let Some(held) = attempt()? {
-            return Ok(Some(held));
-        }
-        if cancel.is_cancelled() {
-            break;
-        }
-        if round == 0 {
-            waiting();
-        }
-        std::thread::sleep(PAUSE);
+    fn at_once(&self, wanted: &Wanted<'_>, copy: u32) -> Result<Option<OpenCacheMount>, CacheMountError> {
+        let claim = wanted.claim(Hold::Alone);
+        let opened = self.store.try_open_cache_mount(&wanted.identity, copy, claim);
+        opened.map_err(wanted.failed())
     }
-    Ok(None)
-}
 
-/// Where one copy of a cache lies.
-struct Place {
-    directory: PathBuf,
-}
-
-impl Place {
-    /// `None` where another step has a lock that does not go with this one.
-    fn open(
-        &self,
-        wanted: &Wanted<'_>,
-        take: impl FnOnce(&File) -> Result<(), TryLockError>,
-    ) -> Result<Option<Held>, CacheMountError> {
-        let cache = wanted.cache;
-        let failed = |action, path: &Path| {
-            let (id, path) = (cache.id.clone(), path.to_owned());
-            move |source| CacheMountError::Io {
-                id,
-                action,
-                path,
-                source,
-            }
+    /// Whoever empties or fills a mount has it alone; others come in as soon as that is done.
+    fn shared(&self, wanted: &Wanted<'_>) -> Result<OpenCacheMount, CacheMountError> {
+        let alone = if self.mounts.begins_anew(wanted.identity.name(0)) {
+            Some(self.in_turn(wanted, Hold::Alone)?)
+        } else if self.mounts.may_fetch() {
+            // Nobody waits for that: what others use already is not filled.
+            self.at_once(wanted, 0)?
+        } else {
+            None
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)
-            .map_err(failed("create", &self.directory))?;
-        let path = self.directory.join("lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(failed("create", &path))?;
-        match take(&lock) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
-        }
-        let data = self.directory.join("data");
-        if !data.exists() {
-            let new = new_name(&data).map_err(failed("create", &data))?;
-            match &wanted.seed {
-                None => make(&new, cache).map_err(failed("create", &data))?,
-                Some((_, seed)) => seed(&new).map_err(|source| CacheMountError::Seed {
-                    id: cache.id.clone(),
-                    path: cache.source.clone(),
-                    source: Box::new(source),
-                })?,
+        let Some(alone) = alone else {
+            return self.in_turn(wanted, Hold::Shared);
+        };
+        self.fill(wanted, &alone)?;
+        alone.share().map_err(wanted.failed())?;
+        Ok(alone)
+    }
+
+    fn first_free(&self, wanted: &Wanted<'_>) -> Result<OpenCacheMount, CacheMountError> {
+        for copy in 0..MOST_COPIES {
+            if let Some(open) = self.at_once(wanted, copy)? {
+                return Ok(open);
             }
-            publish(&new, &data).map_err(failed("create", &data))?;
         }
-        Ok(Some(Held {
-            id: cache.id.clone(),
-            data,
-            _lock: lock,
-        }))
+        Err(CacheMountError::TooManyCopies(wanted.id()))
+    }
+
+    /// Makes what a step is to find, where there is nothing.
+    fn fill(&self, wanted: &Wanted<'_>, open: &OpenCacheMount) -> Result<(), CacheMountError> {
+        let (name, data) = (open.name(), open.data());
+        if self.mounts.begins_anew(name) {
+            open.clear().map_err(wanted.failed())?;
+            self.mounts.began(name);
+        }
+        if self.mounts.may_fetch() && is_empty(&data) && self.fetch(wanted, open)? {
+            return Ok(());
+        }
+        if data.exists() {
+            return Ok(());
+        }
+        let scratch = self.store.temp_dir().map_err(wanted.failed())?;
+        let new = scratch.path().join("data");
+        match wanted.seed {
+            None => wanted.make(&new)?,
+            Some(seed) => seed(&new).map_err(|source| CacheMountError::Seed {
+                id: wanted.id(),
+                path: wanted.cache.source.clone(),
+                source: Box::new(source),
+            })?,
+        }
+        open.publish(&new).map_err(wanted.failed())
+    }
+
+    fn fetch(&self, wanted: &Wanted<'_>, open: &OpenCacheMount) -> Result<bool, CacheMountError> {
+        let scratch = self.store.temp_dir().map_err(wanted.failed())?;
+        let new = scratch.path().join("data");
+        wanted.make(&new)?;
+        let fetched = self.mounts.fetch(wanted.used(open.name()), &new);
+        if fetched {
+            open.replace_empty(&new).map_err(wanted.failed())?;
+        }
+        Ok(fetched)
     }
 }
 
-/// A name beside `data` under which it is made first: whoever sees `data` sees it whole.
-fn new_name(data: &Path) -> io::Result<PathBuf> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    Ok(data.with_file_name(format!("new-{:016x}", u64::from_le_bytes(random))))
-}
-
-fn make(new: &Path, cache: &CacheMount) -> io::Result<()> {
-    fs::create_dir(new)?;
-    match chown(new, Some(cache.uid), Some(cache.gid)) {
-        // A user with a single id has one owner to give.
-        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
-        _ => {}
+/// Whether there is nothing, or a directory with nothing in it.
+fn is_empty(data: &Path) -> bool {
+    match fs::read_dir(data) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
-    fs::set_permissions(new, fs::Permissions::from_mode(cache.mode & 0o7777))
 }
 
-fn publish(new: &Path, data: &Path) -> io::Result<()> {
-    // Not over an empty directory that another step has made meanwhile and uses already.
-    let flags = RenameFlags::NOREPLACE;
-    match renameat_with(CWD, new, CWD, data, flags) {
-        Err(Errno::EXIST) if new.is_dir() => fs::remove_dir_all(new),
-        Err(Errno::EXIST) => fs::remove_file(new),
-        renamed => Ok(renamed?),
+impl Wanted<'_> {
+    fn make(&self, new: &Path) -> Result<(), CacheMountError> {
+        let identity = &self.identity;
+        let made = fs::create_dir(new).and_then(|()| {
+            match chown(new, Some(identity.uid), Some(identity.gid)) {
+                // A user with a single id has one owner to give.
+                Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
+                _ => {}
+            }
+            fs::set_permissions(new, fs::Permissions::from_mode(identity.mode & 0o7777))
+        });
+        made.map_err(|source| CacheMountError::Io {
+            id: self.id(),
+            action: "create",
+            path: new.to_owned(),
+            source,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::sync::Mutex;
+
     use super::*;
     use crate::graph::Access;
+    use crate::store::CacheMountSeed;
 
     fn cache(id: &str, sharing: Sharing) -> CacheMount {
         let (source, access) = ("/".into(), Access::ReadWrite);
@@ -302,47 +376,52 @@ mod tests {
             source,
             access,
             mode: 0o750,
+            uid: None,
+            gid: None,
+        }
+    }
+
+    fn identity(cache: &CacheMount, seed: Option<u8>) -> CacheMountIdentity {
+        CacheMountIdentity {
+            id: cache.id.clone(),
             uid: 0,
             gid: 0,
+            mode: cache.mode,
+            seed: seed.map(|identity| CacheMountSeed {
+                identity: [identity; 32],
+                source: cache.source.clone(),
+            }),
         }
     }
 
     fn take(store: &Store, cache: &CacheMount, cancel: &Cancel) -> Result<Held, CacheMountError> {
-        open(
+        take_of(store, cache, cancel, &LocalCacheMounts)
+    }
+
+    fn take_of(
+        store: &Store,
+        cache: &CacheMount,
+        cancel: &Cancel,
+        mounts: &dyn CacheMounts,
+    ) -> Result<Held, CacheMountError> {
+        let opening = Opening {
             store,
-            &Wanted {
-                cache,
-                sharing: cache.sharing,
-                seed: None,
-            },
+            mounts,
             cancel,
-            &|| {},
-        )
+            waiting: &|_| {},
+        };
+        let wanted = Wanted {
+            cache,
+            identity: identity(cache, None),
+            sharing: cache.sharing,
+            seed: None,
+            step: "RUN a step",
+        };
+        open(opening, &wanted)
     }
 
-    fn entries(store: &Store) -> Vec<String> {
-        let names = fs::read_dir(store.root().join("cache-mounts")).unwrap();
-        names
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn cve_2024_9675_an_id_is_never_a_path() {
-        let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&root.path().join("store")).unwrap();
-        take(
-            &store,
-            &cache("../../../escape", Sharing::Shared),
-            &Cancel::new().unwrap(),
-        )
-        .unwrap();
-        let names = entries(&store);
-        assert!(
-            names.len() == 1 && names[0].bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'),
-            "{names:?}"
-        );
-        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    fn entries(store: &Store) -> usize {
+        store.cache_mounts().unwrap().len()
     }
 
     #[test]
@@ -352,7 +431,7 @@ mod tests {
         let cancel = Cancel::new().unwrap();
         let first = take(&store, &cache("p", Sharing::Private), &cancel).unwrap();
         let second = take(&store, &cache("p", Sharing::Private), &cancel).unwrap();
-        assert_eq!(entries(&store).len(), 2);
+        assert_eq!(entries(&store), 2);
         drop((first, second));
         let _held = take(&store, &cache("p", Sharing::Locked), &cancel).unwrap();
         cancel.cancel();
@@ -375,7 +454,7 @@ mod tests {
         ));
         drop(alone);
         let shared = [(); 2].map(|()| take(&store, &cache("s", Sharing::Shared), &cancel).unwrap());
-        assert_eq!(entries(&store).len(), 1);
+        assert_eq!(entries(&store), 1);
         drop(shared);
     }
 
@@ -392,13 +471,21 @@ mod tests {
                 Ok(())
             }
         };
-        let content = |identity: u8, seed: Seed<'_>| {
+        let content = |seeded: u8, seed: Seed<'_>| {
             let wanted = Wanted {
                 cache: &cache,
+                identity: identity(&cache, Some(seeded)),
                 sharing: cache.sharing,
-                seed: Some(([identity; 32], seed)),
+                seed: Some(seed),
+                step: "RUN a step",
             };
-            let held = open(&store, &wanted, &cancel, &|| {}).unwrap();
+            let opening = Opening {
+                store: &store,
+                mounts: &LocalCacheMounts,
+                cancel: &cancel,
+                waiting: &|_| {},
+            };
+            let held = open(opening, &wanted).unwrap();
             let file = rustix::fs::openat(
                 held.tree().unwrap(),
                 "f",
@@ -410,5 +497,74 @@ mod tests {
         assert_eq!(content(1, &fill("first")), "first");
         assert_eq!(content(1, &fill("second")), "first");
         assert_eq!(content(2, &fill("other base")), "other base");
+    }
+
+    /// A build that has mounts begin anew, or that other machines have something for.
+    #[derive(Default)]
+    struct Build {
+        anew: Mutex<Vec<CacheMountName>>,
+        content: Option<&'static str>,
+    }
+
+    impl CacheMounts for Build {
+        fn begins_anew(&self, name: CacheMountName) -> bool {
+            self.anew.lock().unwrap().contains(&name)
+        }
+
+        fn began(&self, name: CacheMountName) {
+            self.anew.lock().unwrap().retain(|other| *other != name);
+        }
+
+        fn may_fetch(&self) -> bool {
+            self.content.is_some()
+        }
+
+        fn fetch(&self, _: UsedCacheMount<'_>, new: &Path) -> bool {
+            fs::write(new.join("file"), self.content.unwrap()).unwrap();
+            !self.content.unwrap().contains("torn")
+        }
+    }
+
+    #[test]
+    fn what_other_machines_have_fills_what_is_empty_here() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let cancel = Cancel::new().unwrap();
+        for sharing in [Sharing::Shared, Sharing::Locked, Sharing::Private] {
+            let cache = cache(&format!("/{sharing:?}"), sharing);
+            let seen = |content| {
+                let build = Build {
+                    content,
+                    ..Build::default()
+                };
+                let held = take_of(&store, &cache, &cancel, &build).unwrap();
+                fs::read_to_string(held.data.join("file")).ok()
+            };
+            assert_eq!(seen(Some("torn")), None);
+            assert_eq!(seen(None), None);
+            assert_eq!(seen(Some("fetched")).as_deref(), Some("fetched"));
+            assert_eq!(seen(Some("later")).as_deref(), Some("fetched"));
+        }
+    }
+
+    #[test]
+    fn a_mount_begins_anew_once() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let cancel = Cancel::new().unwrap();
+        for sharing in [Sharing::Shared, Sharing::Locked, Sharing::Private] {
+            let cache = cache(&format!("/{sharing:?}"), sharing);
+            let build = Build::default();
+            let held = take_of(&store, &cache, &cancel, &build).unwrap();
+            fs::write(held.data.join("old"), "").unwrap();
+            drop(held);
+            build.anew.lock().unwrap().push(identity(&cache, None).name(0));
+            let held = take_of(&store, &cache, &cancel, &build).unwrap();
+            assert!(!held.data.join("old").exists());
+            fs::write(held.data.join("new"), "").unwrap();
+            drop(held);
+            let held = take_of(&store, &cache, &cancel, &build).unwrap();
+            assert!(held.data.join("new").exists());
+        }
     }
 }

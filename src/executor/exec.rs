@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use serde::{Deserialize, Serialize};
 
 use super::agent::{AgentError, Agents};
-use super::cache_mount::CacheMountError;
+use super::cache_mount::{CacheMountError, CacheMounts};
 use super::failed::FailedSteps;
 use super::file::{FileError, Input};
 use super::networking::{self, NetworkingError};
@@ -73,10 +73,14 @@ pub struct ExecTask<'a> {
     pub resources: &'a Resources,
     /// The network of steps that are to have one of their own.
     pub network: &'a NetworkOnDemand,
+    /// What becomes of its cache mounts, besides being mounted.
+    pub mounts: &'a dyn CacheMounts,
     /// Where output goes.
     pub progress: &'a dyn Progress,
     /// As which step.
     pub step: StepId,
+    /// What the step is called.
+    pub name: &'a str,
     /// Where its state goes when it fails.
     pub failed: Option<&'a dyn FailedSteps>,
     /// Stops the process.
@@ -258,7 +262,11 @@ impl ExecTask<'_> {
         spec.group.clone_from(&self.resources.group);
         spec.runtime.clone_from(&self.resources.runtime);
         single_id::ease(&mut spec);
-        self.mounts(&mut spec, scene)?;
+        let user = Owner {
+            uid: spec.identity.uid,
+            gid: spec.identity.gid,
+        };
+        self.mount_all(user, &mut spec, scene)?;
         Ok((spec, lease))
     }
 
@@ -271,7 +279,7 @@ impl ExecTask<'_> {
     }
 
     /// A remark among the step's own output.
-    fn say(&self, remark: &str) {
+    pub(super) fn say(&self, remark: &str) {
         self.progress.report(Event::StepOutput {
             step: self.step,
             stream: Stream::Stderr,

@@ -13,7 +13,7 @@ pub mod single_id;
 mod step_mounts;
 
 pub use agent::{AgentError, Agents};
-pub use cache_mount::CacheMountError;
+pub use cache_mount::{CacheMountError, CacheMounts, LocalCacheMounts, UsedCacheMount};
 pub use exec::{ExecError, ExecTask, Resources, SecretError, SecretSource, TAIL, run_exec};
 pub use failed::{FailedState, FailedSteps, enter};
 pub use file::{FileError, Input, run_file};

@@ -3,20 +3,20 @@
 //! Owns what must live as long as the process, and lets go of all of it when the process has ended; how it gets into the
 //! root is the sandbox's affair.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use super::agent::Forwarding;
-use super::cache_mount::{self, CacheMountError, Wanted};
+use super::cache_mount::{self, CacheMountError, Opening, Wanted};
 use super::exec::{ExecError, ExecTask};
 use super::file::{FileError, Input, copy_aside};
 use super::sandbox::{Bytes, Isolation, SandboxSpec};
 use crate::graph::{
     Access, CacheMount, CopyAction, FileAction, FileOp, Mount, MountKind, SecretMount, Sharing, SshMount, Unpack,
 };
-use crate::progress::Event;
-use crate::snapshot::{ActiveSnapshot, ContainerPath, Rootfs};
-use crate::store::SnapshotId;
+use crate::snapshot::{ActiveSnapshot, ContainerPath, Owner, Rootfs};
+use crate::store::{CacheMountIdentity, CacheMountName, CacheMountSeed, SnapshotId, User};
 
 /// Where in a root of its own a part of a context or snapshot is copied to.
 const COPY: &str = "source";
@@ -25,12 +25,14 @@ const COPY: &str = "source";
 #[derive(Default)]
 pub(super) struct Scene {
     /// By name: two mounts of one cache in one step are one, however it is shared.
-    caches: Vec<(String, cache_mount::Held)>,
+    caches: Vec<(CacheMountName, cache_mount::Held)>,
+    /// Which of them a mount is, by its place among the operation's.
+    cache_names: BTreeMap<usize, CacheMountName>,
     /// Thrown away, unless the step fails and is to be looked at.
     pub(super) changed: Vec<Changed>,
     views: Vec<Rootfs>,
     /// The caches that are lent, and not mounted.
-    lent: Vec<String>,
+    lent: Vec<CacheMountName>,
     agents: Vec<Forwarding>,
     /// The flags that give what the step can do without and was not given.
     pub(super) lacking: Vec<String>,
@@ -56,8 +58,8 @@ pub(super) struct Changed {
 
 impl ExecTask<'_> {
     /// Adds the operation's mounts to `spec`, in their order.
-    pub(super) fn mounts(&self, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
-        self.open_caches(scene)?;
+    pub(super) fn mount_all(&self, user: Owner, spec: &mut SandboxSpec, scene: &mut Scene) -> Result<(), ExecError> {
+        self.open_caches(user, scene)?;
         self.op
             .mounts
             .iter()
@@ -67,38 +69,62 @@ impl ExecTask<'_> {
 
     /// Opens all caches before anything is mounted, in the order of their names: two steps that want the same two for
     /// themselves do not wait for each other.
-    fn open_caches(&self, scene: &mut Scene) -> Result<(), ExecError> {
-        let mut caches: Vec<(String, &CacheMount)> = Vec::new();
-        for mount in &self.op.mounts {
+    fn open_caches(&self, user: Owner, scene: &mut Scene) -> Result<(), ExecError> {
+        let mut caches: BTreeMap<CacheMountName, Wanted<'_>> = BTreeMap::new();
+        for (place, mount) in self.op.mounts.iter().enumerate() {
             if let MountKind::Cache(cache) = &mount.kind {
-                caches.push((self.cache_name(cache), cache));
+                let identity = self.cache_identity(cache, user);
+                let name = identity.name(0);
+                scene.cache_names.insert(place, name);
+                let wanted = caches.entry(name).or_insert_with(|| Wanted {
+                    cache,
+                    identity,
+                    sharing: cache.sharing,
+                    seed: None,
+                    step: self.name,
+                });
+                wanted.sharing = stricter(wanted.sharing, cache.sharing);
             }
         }
-        caches.sort_by(|(one, _), (other, _)| one.cmp(other));
-        caches.dedup_by(|(one, _), (other, _)| one == other);
-        for (name, cache) in caches {
+        for (name, mut wanted) in caches {
+            let cache = wanted.cache;
             let seed = |new: &Path| self.seed(cache, new);
-            let wanted = Wanted {
-                cache,
-                // One that is lent, and not mounted, is in one place at a time.
-                sharing: match (self.resources.isolation, cache.sharing) {
-                    (Isolation::Chroot, Sharing::Shared) => Sharing::Locked,
-                    (_, sharing) => sharing,
-                },
-                seed: self.seed_identity(cache).map(|identity| (identity, &seed as _)),
+            if cache.input.is_some() {
+                wanted.seed = Some(&seed);
+            }
+            // One that is lent, and not mounted, is in one place at a time.
+            if self.resources.isolation == Isolation::Chroot && wanted.sharing == Sharing::Shared {
+                wanted.sharing = Sharing::Locked;
+            }
+            let waiting = |users: &[User]| self.say(&waiting_for(wanted.identity.shown(), users));
+            let opening = Opening {
+                store: self.store,
+                mounts: self.mounts,
+                cancel: self.cancel,
+                waiting: &waiting,
             };
-            let waiting = || self.progress.report(Event::StepWaiting { step: self.step });
-            let held = cache_mount::open(self.store, &wanted, self.cancel, &waiting)?;
+            let held = cache_mount::open(opening, &wanted)?;
             scene.caches.push((name, held));
         }
         Ok(())
     }
 
-    fn cache_name(&self, cache: &CacheMount) -> String {
-        let nothing = |_: &Path| Ok(());
-        let seed = self.seed_identity(cache).map(|identity| (identity, &nothing as _));
-        let sharing = cache.sharing;
-        Wanted { cache, sharing, seed }.name()
+    /// What tells a cache from others. A new one belongs to the step's user where nothing else is said; what it starts from
+    /// has owners of its own.
+    fn cache_identity(&self, cache: &CacheMount, user: Owner) -> CacheMountIdentity {
+        let seed = self.seed_identity(cache).map(|identity| CacheMountSeed {
+            identity,
+            source: cache.source.clone(),
+        });
+        let follows = seed.is_none() && cache.uid.is_none() && cache.gid.is_none();
+        let user = if follows { user } else { Owner::default() };
+        CacheMountIdentity {
+            id: cache.id.clone(),
+            uid: cache.uid.unwrap_or(user.uid),
+            gid: cache.gid.unwrap_or(user.gid),
+            mode: cache.mode,
+            seed,
+        }
     }
 
     /// What stands for that which a new cache starts from.
@@ -169,9 +195,9 @@ impl ExecTask<'_> {
                 scene.views.push(view);
             }
             MountKind::Cache(cache) => {
-                let name = self.cache_name(cache);
-                let held = scene.caches.iter().find(|(known, _)| *known == name);
-                let Some((_, held)) = held else {
+                let name = scene.cache_names.get(&place).copied();
+                let held = scene.caches.iter().find(|(known, _)| Some(*known) == name);
+                let Some((name, held)) = held else {
                     unreachable!("all caches were opened before")
                 };
                 let path = if cache.input.is_some() { "/" } else { &cache.source };
@@ -182,12 +208,12 @@ impl ExecTask<'_> {
                         spec.bind_part(target, held.directory()?, part(path), Access::ReadOnly);
                     }
                     (Isolation::Chroot, Access::ReadWrite) => {
-                        if scene.lent.contains(&name) {
+                        if scene.lent.contains(name) {
                             return Err(CacheMountError::Twice(cache.id.clone()).into());
                         }
                         let (directory, part) = held.part(path)?;
                         spec.lend(target, directory, part);
-                        scene.lent.push(name);
+                        scene.lent.push(*name);
                     }
                 }
             }
@@ -294,6 +320,31 @@ impl ExecTask<'_> {
             Input::Context(_) => None,
         }
     }
+}
+
+/// What two mounts of one cache in one step are together.
+fn stricter(one: Sharing, other: Sharing) -> Sharing {
+    match (one, other) {
+        (Sharing::Locked, _) | (_, Sharing::Locked) => Sharing::Locked,
+        (Sharing::Private, _) | (_, Sharing::Private) => Sharing::Private,
+        (Sharing::Shared, Sharing::Shared) => Sharing::Shared,
+    }
+}
+
+/// Who has a cache mount that a step waits for, and who else waits.
+fn waiting_for(id: &str, users: &[User]) -> String {
+    let shown = |user: &User| format!("{} (process {})", user.what, user.process);
+    let (waiting, having): (Vec<&User>, Vec<&User>) = users.iter().partition(|user| user.waits);
+    let having: Vec<String> = having.into_iter().map(shown).collect();
+    // The last of those who wait is this step.
+    let before = match waiting.len().saturating_sub(1) {
+        0 => String::new(),
+        count => format!("; {count} more before this step"),
+    };
+    format!(
+        "waiting for cache mount `{id}`, which is in use by {}{before}",
+        having.join(", ")
+    )
 }
 
 fn refused(action: &'static str, path: &str, source: io::Error) -> FileError {

@@ -236,12 +236,12 @@ pub struct CacheMount {
     pub source: String,
     /// May the process write?
     pub access: Access,
-    /// Permission bits, owner and group of a new cache directory.
+    /// Permission bits of a new cache directory.
     pub mode: u32,
-    /// See `mode`.
-    pub uid: u32,
-    /// See `mode`.
-    pub gid: u32,
+    /// Its owner, where one is stated; otherwise it is the process's user.
+    pub uid: Option<u32>,
+    /// Its group, where one is stated. Of owner and group the one that is not stated beside the other is 0.
+    pub gid: Option<u32>,
 }
 
 /// Who may use a cache mount at the same time.

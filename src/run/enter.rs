@@ -8,7 +8,7 @@ use super::error::RunError;
 use super::process::{Streams, start};
 use crate::cancel::Cancel;
 use crate::executor::sandbox::Ended;
-use crate::executor::{self, Agents, ExecTask, FailedState, Input, Resources, SecretSource};
+use crate::executor::{self, Agents, ExecTask, FailedState, Input, LocalCacheMounts, Resources, SecretSource};
 use crate::graph::{Exec, NetworkMode};
 use crate::network::NetworkOnDemand;
 use crate::progress::{Progress, StepId};
@@ -80,8 +80,10 @@ pub fn enter(visit: Visit<'_>, streams: Streams, signals: &OwnedFd) -> Result<En
         agents: visit.agents,
         resources: visit.resources,
         network: visit.network,
+        mounts: &LocalCacheMounts,
         progress: visit.progress,
         step: StepId(0),
+        name: "builder debug",
         failed: None,
         cancel: visit.cancel,
     };

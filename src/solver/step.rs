@@ -135,8 +135,10 @@ impl Step<'_> {
                     agents,
                     resources,
                     network,
+                    mounts: &executor::LocalCacheMounts,
                     progress,
                     step,
+                    name: &self.vertex.label.name,
                     failed,
                     cancel,
                 };

@@ -5,6 +5,7 @@
 //! point leaves everything that is recorded whole. `docs/storage.md` tells how.
 
 mod blobs;
+mod cache_mounts;
 mod collect;
 mod error;
 mod failures;
@@ -22,8 +23,13 @@ mod remove;
 mod scratch;
 mod snapshots;
 mod sync;
+mod turns;
 
 pub use blobs::{BlobWriter, StagedBlob};
+pub use cache_mounts::{
+    CacheMountClaim, CacheMountIdentity, CacheMountName, CacheMountRemoval, CacheMountSeed, OpenCacheMount,
+    StoredCacheMount,
+};
 pub use collect::{Collected, Keep};
 pub use error::{Result, StoreError};
 pub use failures::{HeldFailure, StoredFailure};
@@ -37,6 +43,7 @@ pub use records::StoredRecord;
 pub use remove::{remove_all, remove_contents};
 pub use scratch::ScratchDir;
 pub use snapshots::{PendingSnapshot, SnapshotRecord};
+pub use turns::{Hold, User};
 
 use std::fmt;
 use std::fs::DirBuilder;

@@ -21,6 +21,7 @@ mod format_a_dockerfile;
 mod give_arguments;
 mod in_an_unprivileged_pod;
 mod interrupt_a_build;
+mod keep_caches;
 mod limit_steps;
 mod link_copies;
 mod make_mistakes;

@@ -107,6 +107,15 @@ impl Program {
             .expect("the program starts")
     }
 
+    /// Starts it, with what it says in `log`.
+    pub fn start_into(&mut self, log: fs::File) -> Child {
+        self.command
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program starts")
+    }
+
     /// Runs it to its end.
     pub fn run(&mut self) -> Outcome {
         let output = self.command.output().expect("the program starts");

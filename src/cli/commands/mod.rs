@@ -1,6 +1,7 @@
 //! One file for each command; its doc comments are its help.
 
 mod build;
+mod cache_mount;
 mod container;
 mod containers;
 mod debug;
@@ -37,6 +38,7 @@ pub(super) enum Command {
     Fmt(fmt::Arguments),
     Debug(Box<debug::Arguments>),
     Explain(explain::Arguments),
+    CacheMount(cache_mount::Arguments),
     History(history::Arguments),
     Images(images::Arguments),
     Inspect(inspect::Arguments),
@@ -62,6 +64,7 @@ impl Command {
             Command::Fmt(arguments) => return fmt::run(&arguments),
             Command::History(arguments) => history::run(&arguments, global),
             Command::Explain(arguments) => explain::run(&arguments, global),
+            Command::CacheMount(arguments) => cache_mount::run(&arguments, global),
             Command::Images(arguments) => images::run(&arguments, global),
             Command::Inspect(arguments) => inspect::run(&arguments, global),
             Command::Tag(arguments) => tag::run(&arguments, global),

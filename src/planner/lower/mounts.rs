@@ -133,8 +133,8 @@ impl Lowering<'_, '_> {
                     source: inside(&source),
                     access: graph_access(access),
                     mode: owner.mode.unwrap_or(CACHE_MODE),
-                    uid: owner.uid.unwrap_or(0),
-                    gid: owner.gid.unwrap_or(0),
+                    uid: owner.uid,
+                    gid: owner.gid,
                 };
                 (below(state, &target)?, MountKind::Cache(cache))
             }
