@@ -49,7 +49,7 @@ const ONLY_FOR: &[(&str, &[&str], &str)] = &[
     ),
     (
         "registry",
-        &["push", "pull", "source", "cli"],
+        &["push", "pull", "source", "cache", "cli"],
         "the network is for transfers",
     ),
     (

@@ -32,6 +32,7 @@ fn patience() -> Patience {
         connect: Duration::from_secs(5),
         idle: Duration::from_secs(5),
         finish: Duration::from_secs(5),
+        exchange: Duration::from_secs(20),
         attempts: 4,
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(200),

@@ -17,11 +17,10 @@ pub(super) fn lines(explanation: &Explanation, now: i64) -> Vec<String> {
     let name = printable(explanation.name.as_bytes(), false);
     let place = explanation.lines.map(|(line, _)| format!(" (line {line})"));
     let mut lines = vec![format!("#{} {name}{}", explanation.step, place.unwrap_or_default())];
-    lines.extend(
-        reasons(&explanation.reason, now)
-            .into_iter()
-            .map(|line| format!("   {line}")),
-    );
+    let missing = explanation.missing_in.iter();
+    let missing = missing.map(|cache| format!("there is no record of it in {}", printable(cache.as_bytes(), false)));
+    let reasons = reasons(&explanation.reason, now).into_iter().chain(missing);
+    lines.extend(reasons.map(|line| format!("   {line}")));
     lines
 }
 

@@ -12,7 +12,7 @@ use crate::executor::sandbox::rootless::{Identities, RootlessError, enter_user_n
 use crate::executor::sandbox::{Isolation, end_leftovers, missing_for_chroot};
 use crate::oci::Platform;
 use crate::pull::{Looker, PullPolicy, Puller};
-use crate::registry::{Client, Credentials};
+use crate::registry::{Client, Credentials, Patience};
 use crate::snapshot::{IdMode, SnapshotError, Snapshotter};
 use crate::store::{ImageRecord, IndexRecord, Store, StoredImage};
 
@@ -155,6 +155,16 @@ impl Session {
             self.config.registry.clone(),
             Credentials::in_files(credential_files()),
             cancel.clone(),
+        )
+    }
+
+    /// The same with other time-outs and retries.
+    pub fn client_with(&self, cancel: &Cancel, patience: Patience) -> Client {
+        Client::with_patience(
+            self.config.registry.clone(),
+            Credentials::in_files(credential_files()),
+            cancel.clone(),
+            patience,
         )
     }
 

@@ -335,6 +335,7 @@ mod tests {
                 step,
                 name,
                 cause: crate::progress::Cause::Fetch,
+                missing_in: Vec::new(),
             });
         }
         recorder.finish(&Finish::Done(Digest::of(b"image")));

@@ -128,6 +128,9 @@ pub struct StepCause {
     pub key: String,
     /// Why.
     pub why: Why,
+    /// Remote caches that were asked for the result and had none, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_in: Vec<String>,
 }
 
 /// Why a step that has a key was begun; see [`Cause`].
@@ -143,7 +146,7 @@ pub enum Why {
 }
 
 impl StepCause {
-    pub(super) fn of(cause: Cause) -> Option<Self> {
+    pub(super) fn of(cause: Cause, missing_in: &[String]) -> Option<Self> {
         let (key, why) = match cause {
             Cause::Unknown(key) => (key, Why::Unknown),
             Cause::Asked(key) => (key, Why::Asked),
@@ -151,7 +154,11 @@ impl StepCause {
             Cause::Fetch => return None,
         };
         let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(Self { key, why })
+        Some(Self {
+            key,
+            why,
+            missing_in: missing_in.to_vec(),
+        })
     }
 }
 
@@ -269,7 +276,7 @@ mod tests {
         Entry::StepStarted {
             number,
             name: format!("[1/2] RUN \"{number}\"\nx"),
-            cause: StepCause::of(Cause::Asked([1; 32])),
+            cause: StepCause::of(Cause::Asked([1; 32]), &["type=local (/c)".to_owned()]),
         }
     }
 

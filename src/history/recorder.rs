@@ -171,14 +171,19 @@ impl Trouble {
 impl State {
     fn hear(&mut self, store: &Store, event: &Event) -> Result<(), Trouble> {
         match event {
-            Event::StepStarted { step, name, cause } => {
+            Event::StepStarted {
+                step,
+                name,
+                cause,
+                missing_in,
+            } => {
                 let number = self.heard(*step).number;
                 let begun = self.begin(store);
                 let name = String::from(&**name);
                 begun.and(self.add(Entry::StepStarted {
                     number,
                     name,
-                    cause: StepCause::of(*cause),
+                    cause: StepCause::of(*cause, missing_in),
                 }))
             }
             Event::StepOutput { step, line, .. } => self.log(*step, line),
@@ -395,6 +400,7 @@ mod tests {
             step: StepId(step),
             name: format!("[{step}/9] RUN {step}").into(),
             cause: Cause::Unknown([7; 32]),
+            missing_in: Vec::new(),
         }
     }
 

@@ -62,6 +62,15 @@ impl Reference {
         }
     }
 
+    /// The same repository, with `tag` and without a digest; `None` where that is no tag.
+    pub fn with_tag(&self, tag: &str) -> Option<Reference> {
+        is_tag(tag).then(|| Reference {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            ..self.clone()
+        })
+    }
+
     /// What a registry's manifest end-point takes: the digest where there is one, else the tag.
     pub fn manifest_reference(&self) -> String {
         match (&self.digest, &self.tag) {

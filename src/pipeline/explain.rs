@@ -23,6 +23,8 @@ pub struct Explanation {
     pub lines: Option<(usize, usize)>,
     /// Why.
     pub reason: Reason,
+    /// Remote caches that were asked for its result and had none, by name.
+    pub missing_in: Vec<String>,
 }
 
 /// What kept an earlier result from serving.
@@ -132,6 +134,7 @@ pub fn explain(store: &Store, build: &Build, step: Option<&str>) -> Result<Vec<E
             name: step.name.clone(),
             lines: step.lines,
             reason: explainer.reason(&step.name, &cause.key, cause.why)?,
+            missing_in: cause.missing_in.clone(),
         });
     }
     Ok(explanations)

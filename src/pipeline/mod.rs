@@ -28,8 +28,8 @@ use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
-use crate::cache::Cache;
-use crate::cache::remote::Remotes;
+use crate::cache::remote::{Remotes, inline};
+use crate::cache::{Cache, CacheKey};
 use crate::cancel::Cancel;
 use crate::context::{ContextError, Modes};
 use crate::executor::{Agents, FailedSteps, Resources, SecretSource};
@@ -191,11 +191,11 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         let targets: Vec<VertexId> = plans.results().collect();
         solver::solve(&plans.graph, &targets, services, options)
     })?;
-    let mut results = solved.results.into_iter();
+    let mut results = solved.results.into_iter().zip(solved.keys);
     let mut images = Vec::with_capacity(plans.images.len());
     for image in plans.images {
-        let solution = image.result.and_then(|_| results.next()).unwrap_or_default();
-        images.push(make_image(image, solution, request, workshop)?);
+        let (solution, keys) = image.result.and_then(|_| results.next()).unwrap_or_default();
+        images.push(make_image(image, solution, &keys, request, workshop)?);
     }
     let (id, annotations) = name(request, &images, workshop.store)?;
     workshop.store.sync()?;
@@ -267,19 +267,21 @@ fn with_plans<T>(
     Ok((plans, done?))
 }
 
-/// One platform's image, without a name.
+/// One platform's image, without a name. `keys` are those of its own layers.
 fn make_image(
     planned: PlannedImage,
     solution: Solution,
+    keys: &[CacheKey],
     request: &BuildRequest,
     workshop: Workshop<'_>,
 ) -> Result<PlatformImage, ExportError> {
     let PlannedImage {
         platform,
-        config,
+        mut config,
         epoch,
         ..
     } = planned;
+    inline::embed(&mut config, if workshop.remotes.inline { keys } else { &[] });
     let created = epoch
         .or(solution.created)
         .or_else(|| made_by_base(&config))

@@ -64,6 +64,8 @@ pub enum Event {
         name: Arc<str>,
         /// Why.
         cause: Cause,
+        /// Remote caches that were asked for its result and have none, by name.
+        missing_in: Vec<String>,
     },
     /// A step that began waits for another process that runs the same step.
     StepWaiting {

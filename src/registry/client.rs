@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::download::{BlobReader, Source};
 use super::file::{FileAnswer, FileRequest, RemoteFile};
 use super::session::Session;
-use super::upload::{Open, Upload, Uploaded};
+use super::upload::{Open, Presence, Upload, Uploaded};
 use super::{Credentials, Patience, RegistryConfig, RegistryError};
 use crate::cancel::Cancel;
 use crate::oci::{Descriptor, Digest, ManifestOrIndex, Reference};
@@ -57,7 +57,7 @@ impl Client {
     /// When none has it, or none in a form that can be used.
     pub fn manifest(&self, reference: &Reference) -> Result<(ManifestOrIndex, Descriptor), RegistryError> {
         let endpoints = self.session.config.pull_endpoints(reference)?;
-        self.network()?.wait(async {
+        let work = async {
             let mut failures = Vec::new();
             for endpoint in &endpoints {
                 match self.session.manifest(endpoint, reference).await {
@@ -66,7 +66,9 @@ impl Client {
                 }
             }
             Err(RegistryError::everywhere(reference.to_string(), failures))
-        })
+        };
+        let last = endpoints.last().expect("the registry itself is always there");
+        self.network()?.wait(self.session.within(last, work))
     }
 
     /// Opens a blob of `reference`'s repository, from the first mirror that has it or the registry itself.
@@ -91,7 +93,8 @@ impl Client {
     /// When the registry says neither yes nor no.
     pub fn has_blob(&self, reference: &Reference, blob: Digest) -> Result<bool, RegistryError> {
         let endpoint = self.session.config.endpoint(reference)?;
-        self.network()?.wait(self.session.has_blob(&endpoint, reference, blob))
+        let work = self.session.has_blob(&endpoint, reference, blob);
+        self.network()?.wait(self.session.within(&endpoint, work))
     }
 
     /// Sees to it that `reference`'s repository has a blob: looks, mounts it from `mount_from` (a repository of the
@@ -106,6 +109,31 @@ impl Client {
         mount_from: Option<&Reference>,
         open: &Open<'_>,
     ) -> Result<Uploaded, RegistryError> {
+        self.upload(reference, descriptor, mount_from, Presence::Unknown, open)
+    }
+
+    /// [`Client::upload_blob`] of a blob that was looked for a moment ago, and was not there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn upload_missing_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        mount_from: Option<&Reference>,
+        open: &Open<'_>,
+    ) -> Result<Uploaded, RegistryError> {
+        self.upload(reference, descriptor, mount_from, Presence::Missing, open)
+    }
+
+    fn upload(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        mount_from: Option<&Reference>,
+        presence: Presence,
+        open: &Open<'_>,
+    ) -> Result<Uploaded, RegistryError> {
         let endpoint = self.session.config.endpoint(reference)?;
         let (session, endpoint) = (&self.session, &endpoint);
         let upload = Upload {
@@ -114,6 +142,7 @@ impl Client {
             reference,
             descriptor,
             mount_from,
+            presence,
         };
         upload.run(&self.network()?, open)
     }
@@ -126,8 +155,8 @@ impl Client {
     pub fn put_manifest(&self, reference: &Reference, media_type: &str, bytes: &[u8]) -> Result<Digest, RegistryError> {
         let endpoint = self.session.config.endpoint(reference)?;
         let bytes = Bytes::copy_from_slice(bytes);
-        self.network()?
-            .wait(self.session.put_manifest(&endpoint, reference, media_type, bytes))
+        let work = self.session.put_manifest(&endpoint, reference, media_type, bytes);
+        self.network()?.wait(self.session.within(&endpoint, work))
     }
 
     /// Opens a file behind a URL that is no registry's, or learns that it is still the one that is known.

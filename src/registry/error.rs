@@ -35,6 +35,14 @@ pub enum RegistryError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// Answers that came, but too slowly, or only after tries that took too long.
+    #[error("{url} was not done within {seconds} seconds")]
+    Slow {
+        /// Where it was asked.
+        url: ShownUrl,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// 404.
     #[error("{subject} was not found: {answer}")]
     NotFound {
@@ -226,7 +234,7 @@ impl RegistryError {
     /// What to do about it, where that can be said.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } => {
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Slow { .. } => {
                 "is the registry up, and the name right? A registry that speaks plain HTTP needs `http = true` in its \
                  `[registry.\"host\"]` table"
             }
@@ -272,6 +280,15 @@ impl RegistryError {
             Self::NotFound { .. } | Self::Unauthorized { .. } | Self::Denied { .. } => true,
             Self::Everywhere { failures, .. } => failures.iter().any(Self::is_hidden),
             _ => false,
+        }
+    }
+
+    /// Whether what came is wrong, and not the registry as a whole.
+    pub fn is_of_one_thing(&self) -> bool {
+        match self {
+            Self::Manifest { .. } | Self::WrongDigest { .. } | Self::WrongSize { .. } => true,
+            Self::Everywhere { failures, .. } => failures.iter().any(Self::is_of_one_thing),
+            _ => self.is_not_found(),
         }
     }
 

@@ -16,6 +16,9 @@ pub struct Patience {
     pub idle: Duration,
     /// For the answer to a finished upload: the registry may hash and copy the blob first.
     pub finish: Duration,
+    /// For all of a small exchange, further tries included: asking for a manifest or for whether a blob is there, putting a
+    /// manifest.
+    pub exchange: Duration,
     /// Tries in all, for refusals that may pass (429, 5xx) and connections that break.
     pub attempts: u32,
     /// The pause after the first try; doubled after each further one.
@@ -30,6 +33,7 @@ impl Default for Patience {
             connect: Duration::from_secs(15),
             idle: Duration::from_secs(60),
             finish: Duration::from_secs(600),
+            exchange: Duration::from_secs(900),
             attempts: 6,
             first_pause: Duration::from_millis(250),
             longest_pause: Duration::from_secs(30),

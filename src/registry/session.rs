@@ -64,6 +64,22 @@ impl Session {
         self.repeat(call, Manner::Plain(authorization)).await
     }
 
+    /// Does all of `work`, but not for longer than a small exchange with `endpoint` may last.
+    pub async fn within<T>(
+        &self,
+        endpoint: &Endpoint,
+        work: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        let limit = self.patience.exchange;
+        match tokio::time::timeout(limit, work).await {
+            Ok(done) => done,
+            Err(_) => Err(RegistryError::Slow {
+                url: (&endpoint.base).into(),
+                seconds: limit.as_secs(),
+            }),
+        }
+    }
+
     async fn repeat(&self, call: &Call, manner: Manner<'_>) -> Result<Reply, RegistryError> {
         let mut attempts = Attempts::new(self.patience);
         loop {

@@ -50,6 +50,16 @@ pub(super) struct Upload<'a> {
     pub reference: &'a Reference,
     pub descriptor: &'a Descriptor,
     pub mount_from: Option<&'a Reference>,
+    pub presence: Presence,
+}
+
+/// What is known of a blob before it is uploaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Presence {
+    /// It may be there.
+    Unknown,
+    /// It is not.
+    Missing,
 }
 
 /// How a round failed.
@@ -106,9 +116,9 @@ impl Upload<'_> {
     /// Sees the blob into the repository. Reads on the caller's thread.
     pub fn run(&self, network: &Arc<Network>, open: &Open<'_>) -> Result<Uploaded, RegistryError> {
         let mut attempts = Attempts::new(self.session.patience);
-        let mut mount_from = self.mount_from;
+        let (mut mount_from, mut presence) = (self.mount_from, self.presence);
         loop {
-            let (pause, error) = match self.attempt(network, mount_from, open) {
+            let (pause, error) = match self.attempt(network, mount_from, presence, open) {
                 Ok(uploaded) => return Ok(uploaded),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Upload(error)) => (pause_after(&mut attempts, &error), error),
@@ -121,6 +131,8 @@ impl Upload<'_> {
             })?;
             // Whatever the mount did, the plain way is the surer one.
             mount_from = None;
+            // What was sent may have arrived, and only the answer not.
+            presence = Presence::Unknown;
         }
     }
 
@@ -128,20 +140,23 @@ impl Upload<'_> {
         &self,
         network: &Arc<Network>,
         mount_from: Option<&Reference>,
+        presence: Presence,
         open: &Open<'_>,
     ) -> Result<Uploaded, Failure> {
-        let digest = self.descriptor.digest;
-        let scopes = self.scopes(None);
-        let there = self
-            .session
-            .has_blob_with(self.endpoint, &scopes, self.reference, digest);
-        if network.wait(there).map_err(Failure::Final)? {
+        if presence == Presence::Unknown && network.wait(self.is_there()).map_err(Failure::Final)? {
             return Ok(Uploaded::AlreadyThere);
         }
         match network.wait(self.begin(mount_from)).map_err(Failure::Final)? {
             Begun::Mounted => Ok(Uploaded::Mounted),
             Begun::At(url) => self.put(network, url, open).map(|()| Uploaded::Sent),
         }
+    }
+
+    async fn is_there(&self) -> Result<bool, RegistryError> {
+        let (scopes, digest) = (self.scopes(None), self.descriptor.digest);
+        self.session
+            .has_blob_with(self.endpoint, &scopes, self.reference, digest)
+            .await
     }
 
     fn scopes(&self, mount_from: Option<&Reference>) -> Scopes {

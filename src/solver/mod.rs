@@ -27,8 +27,8 @@ pub use error::{SolveError, StepError};
 pub use foresee::{Prospect, foresee};
 pub use share::Unshared;
 
-use crate::cache::Cache;
 use crate::cache::remote::Remotes;
+use crate::cache::{Cache, CacheKey};
 use crate::cancel::Cancel;
 use crate::context::LocalContext;
 use crate::executor::sandbox::{self, Runs};
@@ -92,6 +92,8 @@ pub struct SolveOptions {
 pub struct Solved {
     /// What each target is, in their order.
     pub results: Vec<Solution>,
+    /// By which key the result of each step is known whose layer each target has: that of the lowest one first.
+    pub keys: Vec<Vec<CacheKey>>,
     /// What became of each step that is shown, in the order of the graph.
     pub steps: Vec<StepReport>,
     /// Remote caches that did not get what they must.
@@ -146,8 +148,14 @@ pub fn solve(
     steps.retain(|(id, _)| run.reports.iter().all(|(ran, _)| ran != id));
     steps.append(&mut run.reports);
     steps.sort_by_key(|(id, _)| *id);
+    let keys_of = |target: &VertexId| {
+        let (vertices, _) = schedule::chain(graph, *target);
+        let keyed = vertices.into_iter().rev().filter_map(|id| keys.of(id));
+        keyed.map(|keyed| keyed.key).collect()
+    };
     Ok(Solved {
         results,
+        keys: targets.iter().map(keys_of).collect(),
         steps: steps.into_iter().map(|(_, report)| report).collect(),
         unshared: run.unshared,
     })

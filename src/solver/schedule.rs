@@ -56,7 +56,7 @@ pub(super) fn run(
         remote,
         services,
         options,
-        layers: layers_of(graph, targets),
+        layers: targets.iter().flat_map(|target| chain(graph, *target).0).collect(),
         shared: Mutex::new((!services.remotes.to.is_empty()).then_some(sender)),
         state: Mutex::new(state),
         changed: Condvar::new(),
@@ -91,39 +91,22 @@ pub(super) fn run(
     }
 }
 
-/// The vertices whose results are layers of a target: it, what it changes, and so on.
-fn layers_of(graph: &Graph, targets: &[VertexId]) -> BTreeSet<VertexId> {
-    let mut layers = BTreeSet::new();
-    for target in targets {
-        let mut next = Some(*target);
-        while let Some(id) = next {
-            let base = match &graph[id].op {
-                Op::Source(_) => break,
-                Op::Exec(exec) => exec.base,
-                Op::File(file) => file.base,
-                Op::Merge(merge) => Some(merge.base),
-            };
-            if !layers.insert(id) {
-                break;
-            }
-            next = base.map(|index| graph[id].inputs[index]);
-        }
-    }
-    layers
-}
-
-/// The image that the result of a vertex stands on, by its layers.
-fn base_of(graph: &Graph, id: VertexId) -> Option<ChainId> {
-    let mut next = id;
+/// The vertices whose results are layers of a target: it, what it changes, and so on, and the image below all of them.
+pub(super) fn chain(graph: &Graph, target: VertexId) -> (Vec<VertexId>, Option<ChainId>) {
+    let (mut vertices, mut next) = (Vec::new(), target);
     loop {
         let base = match &graph[next].op {
-            Op::Source(Source::Image(image)) => return image.chain,
-            Op::Source(_) => return None,
+            Op::Source(Source::Image(image)) => return (vertices, image.chain),
+            Op::Source(_) => return (vertices, None),
             Op::Exec(exec) => exec.base,
             Op::File(file) => file.base,
             Op::Merge(merge) => Some(merge.base),
         };
-        next = graph[next].inputs[base?];
+        vertices.push(next);
+        match base {
+            Some(index) => next = graph[next].inputs[index],
+            None => return (vertices, None),
+        }
     }
 }
 
@@ -275,7 +258,7 @@ impl Schedule<'_> {
     fn share(&self, id: VertexId, made: Made) {
         let from_outside = matches!(self.graph[id].op, Op::Source(Source::Image(_) | Source::Local(_)));
         if let (Some(sender), Some(keyed), false) = (&*self.shared(), self.keys.of(id), from_outside) {
-            let (key, base) = (keyed.key, base_of(self.graph, id));
+            let (key, base) = (keyed.key, chain(self.graph, id).1);
             // The receiver goes only after the sender.
             let _ = sender.send(share::Result { id, key, base, made });
         }
@@ -335,6 +318,7 @@ impl Schedule<'_> {
                 step,
                 name: name.clone(),
                 cause: account::cause(self.graph, self.keys, id),
+                missing_in: self.remote.without(id),
             });
         }
         let begun = Instant::now();

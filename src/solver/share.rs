@@ -1,13 +1,18 @@
 //! Gives results to remote caches, while the build goes on.
 //!
-//! One thread takes results as they are made, compresses the layers that a remote lacks, and writes the record last: who
-//! finds a record finds its blobs. A remote that fails is told of once, and gets nothing more.
+//! Each remote has threads of its own, which take results as they are made, compress the layers that the remote lacks, and
+//! write the record last: who finds a record finds its blobs. Results that share a layer send it once. A remote that fails
+//! is told of once, and gets nothing more; the others do not wait for it.
 
-use std::collections::{BTreeSet, HashSet};
-use std::sync::mpsc::Receiver;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::cache::CacheKey;
-use crate::cache::remote::{Destination, ExportMode, OnFailure, RemoteError, RemoteLayer, RemoteRecord};
+use crate::cache::remote::{
+    BlobCompression, Destination, ExportMode, OnFailure, RemoteError, RemoteLayer, RemoteRecord,
+};
 use crate::export::{self, Compression, ExportError};
 use crate::graph::VertexId;
 use crate::oci::{ChainId, Descriptor, DiffId, Digest};
@@ -17,7 +22,11 @@ use crate::store::{SnapshotId, StoreError};
 use super::Services;
 use super::lookup::Made;
 
+/// Results that go to one remote at the same time.
+const PARALLEL: usize = 4;
+
 /// A result that may be given away.
+#[derive(Clone)]
 pub(super) struct Result {
     pub id: VertexId,
     pub key: CacheKey,
@@ -53,74 +62,125 @@ pub(super) fn share(
     epoch: Option<i64>,
     layers: &BTreeSet<VertexId>,
 ) -> Vec<Unshared> {
-    let destinations = services.remotes.to.iter().map(|destination| Sharer {
+    let turns = Turns::default();
+    let sharer = |destination| Sharer {
         services,
+        turns: &turns,
         epoch,
         destination,
-        failure: None,
-        there: HashSet::new(),
-    });
-    let mut sharers: Vec<Sharer<'_>> = destinations.collect();
-    for result in results {
-        for sharer in &mut sharers {
-            let wanted = sharer.destination.mode == ExportMode::Max || layers.contains(&result.id);
-            if wanted && sharer.failure.is_none() && !services.cancel.is_cancelled() {
-                sharer.give(&result);
+        failure: OnceLock::new(),
+        blobs: Mutex::default(),
+        changed: Condvar::new(),
+    };
+    let sharers: Vec<Sharer<'_>> = services.remotes.to.iter().map(sharer).collect();
+    std::thread::scope(|scope| {
+        let mut queues: Vec<Sender<Result>> = Vec::with_capacity(sharers.len());
+        for sharer in &sharers {
+            let (sender, receiver) = channel();
+            queues.push(sender);
+            scope.spawn(move || sharer.work(receiver));
+        }
+        for result in results {
+            for (sharer, queue) in sharers.iter().zip(&queues) {
+                if sharer.destination.mode == ExportMode::Max || layers.contains(&result.id) {
+                    // The receiver goes only after the sender.
+                    let _ = queue.send(result.clone());
+                }
             }
         }
-    }
+    });
     let must_not = |sharer: &Sharer<'_>| sharer.destination.on_failure == OnFailure::Fail;
     let unshared = |sharer: Sharer<'_>| {
         let cache = sharer.destination.cache.name().to_owned();
-        Some(Unshared {
-            cache,
-            reason: sharer.failure?,
-        })
+        let reason = sharer.failure.into_inner()?;
+        Some(Unshared { cache, reason })
     };
     sharers.into_iter().filter(must_not).filter_map(unshared).collect()
 }
 
+/// A lock for each snapshot, so that what several results and remotes need is digested and compressed once.
+#[derive(Default)]
+struct Turns(Mutex<HashMap<SnapshotId, Arc<Mutex<()>>>>);
+
+impl Turns {
+    fn of(&self, snapshot: SnapshotId) -> Arc<Mutex<()>> {
+        lock(&self.0).entry(snapshot).or_default().clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What gives results to one remote.
 struct Sharer<'a> {
     services: Services<'a>,
+    turns: &'a Turns,
     epoch: Option<i64>,
     destination: &'a Destination,
     /// Why the remote gets nothing more.
-    failure: Option<String>,
-    /// Blobs that the remote has.
-    there: HashSet<Digest>,
+    failure: OnceLock<String>,
+    /// Blobs that the remote has, or is being given.
+    blobs: Mutex<HashMap<Digest, Blob>>,
+    changed: Condvar,
+}
+
+/// How far a blob is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blob {
+    /// Somebody gives it.
+    OnItsWay,
+    /// The remote has it.
+    There,
 }
 
 impl Sharer<'_> {
-    fn give(&mut self, result: &Result) {
+    /// Gives results until there are no more.
+    fn work(&self, results: Receiver<Result>) {
+        let results = Mutex::new(results);
+        std::thread::scope(|scope| {
+            for _ in 0..PARALLEL {
+                scope.spawn(|| {
+                    while let Some(result) = next(&results) {
+                        if self.failure.get().is_none() && !self.services.cancel.is_cancelled() {
+                            self.give(&result);
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    fn give(&self, result: &Result) {
         let Some(snapshot) = result.made.snapshot else { return };
         if let Err(error) = self.give_all_of(snapshot, result) {
-            let name = self.destination.cache.name();
             let reason = super::remote::chain(&error);
-            let message = format!("{name} gets nothing more of this build: {reason}");
-            self.services.progress.report(Event::Warning { message });
-            self.failure = Some(reason);
+            if self.failure.set(reason.clone()).is_ok() && !self.services.cancel.is_cancelled() {
+                let name = self.destination.cache.name();
+                let message = format!("{name} gets nothing more of this build: {reason}");
+                self.services.progress.report(Event::Warning { message });
+            }
+            self.changed.notify_all();
         }
     }
 
-    fn give_all_of(&mut self, snapshot: SnapshotId, result: &Result) -> std::result::Result<(), ShareError> {
+    fn give_all_of(&self, snapshot: SnapshotId, result: &Result) -> std::result::Result<(), ShareError> {
         let cache = &self.destination.cache;
         if cache.read_record(result.key)?.is_some() {
             return Ok(());
         }
         let layers = self.layers(snapshot, result.base)?;
-        for layer in layers.iter().filter(|layer| layer.origins.is_empty()) {
-            self.give_blob(&layer.blob)?;
+        let own = layers.iter().filter(|layer| layer.origins.is_empty());
+        let blobs: Vec<Descriptor> = own.map(|layer| layer.blob.clone()).collect();
+        if !self.give_blobs(&blobs)? {
+            return Ok(());
         }
-        let blobs: Vec<Descriptor> = layers.iter().map(|layer| layer.blob.clone()).collect();
         let record = RemoteRecord {
             key: result.key,
             created: result.made.created.unwrap_or_default(),
             layers,
         };
-        Ok(self
-            .destination
-            .cache
-            .write_record(result.key, &record.encode(), &blobs)?)
+        Ok(cache.write_record(result.key, &record.encode(), &blobs)?)
     }
 
     /// The layers of a result with their blobs, which are in the store then, or where the base image comes from.
@@ -130,6 +190,8 @@ impl Sharer<'_> {
         let base = base.map(|base| store.ancestry(base)).transpose()?.unwrap_or_default();
         let mut layers = Vec::new();
         for (number, part) in store.ancestry(snapshot)?.into_iter().enumerate() {
+            let turn = self.turns.of(part.id);
+            let _turn = lock(&turn);
             let of_base = base.get(number).is_some_and(|of_base| of_base.id == part.id);
             let (diff_id, _) = export::diff_id(store, snapshotter, part.id, self.epoch.filter(|_| !of_base))?;
             let pulled = match of_base {
@@ -140,7 +202,7 @@ impl Sharer<'_> {
                 Some(layer) => layer,
                 None => RemoteLayer {
                     diff_id,
-                    blob: export::layer(store, snapshotter, diff_id, Compression::Zstd)?,
+                    blob: export::layer(store, snapshotter, diff_id, self.compression())?,
                     origins: Vec::new(),
                 },
             });
@@ -159,15 +221,67 @@ impl Sharer<'_> {
         Ok(None)
     }
 
-    fn give_blob(&mut self, blob: &Descriptor) -> std::result::Result<(), ShareError> {
-        if self.there.contains(&blob.digest) {
-            return Ok(());
+    fn compression(&self) -> Compression {
+        match self.destination.compression {
+            BlobCompression::Zstd => Compression::Zstd,
+            BlobCompression::Gzip => Compression::Gzip,
+            BlobCompression::None => Compression::None,
         }
+    }
+
+    /// Sees to it that the remote has these blobs: gives those that nobody gives, then waits for the others. Whether it
+    /// has them all; it has not when somebody else failed to give one.
+    fn give_blobs(&self, blobs: &[Descriptor]) -> std::result::Result<bool, ShareError> {
+        for blob in blobs {
+            if self.claim(blob.digest) {
+                let given = self.give_blob(blob);
+                let mut all = self.blobs();
+                match given {
+                    Ok(()) => all.insert(blob.digest, Blob::There),
+                    Err(_) => all.remove(&blob.digest),
+                };
+                drop(all);
+                self.changed.notify_all();
+                given?;
+            }
+        }
+        Ok(blobs.iter().all(|blob| self.wait_for(blob.digest)))
+    }
+
+    fn give_blob(&self, blob: &Descriptor) -> std::result::Result<(), ShareError> {
         let cache = &self.destination.cache;
         if !cache.has_blob(blob)? {
             cache.write_blob(blob, self.services.store.open_blob(&blob.digest)?)?;
         }
-        self.there.insert(blob.digest);
         Ok(())
     }
+
+    /// Whether it is the caller's to give a blob.
+    fn claim(&self, blob: Digest) -> bool {
+        match self.blobs().entry(blob) {
+            Entry::Vacant(place) => {
+                place.insert(Blob::OnItsWay);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// Waits until the remote has a blob that is on its way; whether it has it then.
+    fn wait_for(&self, blob: Digest) -> bool {
+        let mut blobs = self.blobs();
+        while blobs.get(&blob) == Some(&Blob::OnItsWay) {
+            blobs = self.changed.wait(blobs).unwrap_or_else(PoisonError::into_inner);
+        }
+        blobs.contains_key(&blob)
+    }
+
+    fn blobs(&self) -> MutexGuard<'_, HashMap<Digest, Blob>> {
+        lock(&self.blobs)
+    }
+}
+
+/// The next result; `None` when no more will come.
+fn next(results: &Mutex<Receiver<Result>>) -> Option<Result> {
+    lock(results).recv().ok()
 }

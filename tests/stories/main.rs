@@ -4,6 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, and says where")]
 
+#[path = "../support/registry/mod.rs"]
+#[expect(dead_code, reason = "the stories of registries use more of it")]
+mod lying;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -37,6 +40,7 @@ mod run_steps;
 mod run_with_a_runtime;
 mod see_the_plan;
 mod share_a_cache;
+mod share_a_cache_by_registry;
 mod share_a_store;
 mod the_users_own;
 mod without_root;

@@ -52,28 +52,28 @@ fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn machine() -> Project {
+pub(crate) fn machine() -> Project {
     let project = Project::new();
     with_files(&project);
     project
 }
 
-fn with_files(project: &Project) {
+pub(crate) fn with_files(project: &Project) {
     project
         .write("Dockerfile", DOCKERFILE)
         .write("src/one", "1\n")
         .write("src/two", "2\n");
 }
 
-fn build(project: &Project, arguments: &str) -> Outcome {
+pub(crate) fn build(project: &Project, arguments: &str) -> Outcome {
     project.build(&format!("-t app {arguments} .")).succeeds()
 }
 
-fn id(project: &Project) -> String {
+pub(crate) fn id(project: &Project) -> String {
     project.builder("inspect --format {{.Id}} app").run().succeeds().stdout
 }
 
-const SEEN: &str = "1\n2\nargument-of-the-tools\n";
+pub(crate) const SEEN: &str = "1\n2\nargument-of-the-tools\n";
 
 #[test]
 fn a_machine_with_an_empty_store_runs_nothing_and_fetches_the_final_layers_alone() {

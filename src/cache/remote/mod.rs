@@ -6,7 +6,10 @@
 //! who read them.
 
 mod directory;
+pub mod inline;
 mod record;
+pub mod registry;
+mod timed;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,9 +17,12 @@ use std::sync::Arc;
 
 pub use directory::Directory;
 pub use record::{LARGEST_RECORD, RecordError, RemoteLayer, RemoteRecord};
+pub use registry::RegistryCache;
+pub use timed::Timed;
 
 use super::CacheKey;
-use crate::oci::{Descriptor, Digest};
+use crate::oci::{Descriptor, Digest, Reference};
+use crate::registry::RegistryError;
 
 /// The remote caches of a build.
 #[derive(Clone, Default)]
@@ -25,6 +31,8 @@ pub struct Remotes {
     pub from: Vec<Arc<dyn RemoteCache>>,
     /// Those that results are given to.
     pub to: Vec<Destination>,
+    /// Whether images are to carry the records of their own steps.
+    pub inline: bool,
 }
 
 /// A remote cache that results are given to.
@@ -34,8 +42,22 @@ pub struct Destination {
     pub cache: Arc<dyn RemoteCache>,
     /// Which results.
     pub mode: ExportMode,
+    /// How blobs are compressed that are made for it.
+    pub compression: BlobCompression,
     /// What it means that it does not get them all.
     pub on_failure: OnFailure,
+}
+
+/// How a layer's blob is compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum BlobCompression {
+    /// Zstandard.
+    #[default]
+    Zstd,
+    /// Gzip, as images are pushed by default: a registry that gets both keeps one blob.
+    Gzip,
+    /// Not at all.
+    None,
 }
 
 /// What it means to a build that a remote cache does not get what it should.
@@ -92,6 +114,11 @@ pub trait RemoteCache: Send + Sync {
     /// # Errors
     /// When the remote cannot keep it.
     fn write_blob(&self, blob: &Descriptor, content: File) -> Result<(), RemoteError>;
+
+    /// The repository that its blobs are in, where it is a registry.
+    fn repository(&self) -> Option<&Reference> {
+        None
+    }
 }
 
 /// Why a remote cache did not do what it was asked to.
@@ -124,4 +151,36 @@ pub enum RemoteError {
         /// Whose.
         key: CacheKey,
     },
+    /// What stands where a record should is something else.
+    #[error("{reference} is no record of a cache")]
+    NoRecord {
+        /// Where.
+        reference: String,
+    },
+    /// A tag that leaves no room for keys.
+    #[error("the tag of {reference} has more than {} characters", registry::LONGEST_TAG)]
+    LongTag {
+        /// What is to name a cache.
+        reference: String,
+    },
+    /// A registry.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
+}
+
+impl RemoteError {
+    /// Whether only what was asked for is wrong, and other things may be had all the same.
+    pub fn is_of_one_thing(&self) -> bool {
+        match self {
+            Self::Size { .. } | Self::LargeRecord { .. } | Self::NoRecord { .. } => true,
+            Self::File { .. } | Self::LongTag { .. } => false,
+            Self::Registry(error) => error.is_of_one_thing(),
+        }
+    }
+}
+
+impl From<RegistryError> for RemoteError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(Box::new(error))
+    }
 }

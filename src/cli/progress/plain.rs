@@ -125,6 +125,7 @@ mod tests {
                 step: StepId(7),
                 name: name.clone(),
                 cause: crate::progress::Cause::Fetch,
+                missing_in: Vec::new(),
             }),
             "#1 [2/3] RUN make\n"
         );

@@ -4,18 +4,27 @@
 
 mod fields;
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use self::fields::Fields;
 use super::failure::Failure;
-use crate::cache::remote::{Destination, Directory, ExportMode, OnFailure, RemoteCache, Remotes};
+use super::session::Session;
+use crate::cache::remote::{
+    BlobCompression, Destination, Directory, ExportMode, OnFailure, RegistryCache, RemoteCache, Remotes, registry,
+};
+use crate::cancel::Cancel;
+use crate::oci::Reference;
+use crate::registry::Client;
 
 /// The types that are there.
-const KINDS: &str = "local";
+const KINDS: &str = "registry, inline and local";
 /// Types of buildx that are not.
 const MISSING: [&str; 3] = ["gha", "azblob", "gcs"];
+/// The build argument by which docker asks for `type=inline`.
+const INLINE_ARGUMENT: &str = "BUILDKIT_INLINE_CACHE";
 
 /// One `--cache-from`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,10 +34,16 @@ pub(super) struct CacheSource {
 
 /// One `--cache-to`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct CacheDestination {
-    place: Place,
-    mode: ExportMode,
-    on_failure: OnFailure,
+pub(super) enum CacheDestination {
+    /// The image itself.
+    Inline,
+    /// A place.
+    Place {
+        place: Place,
+        mode: ExportMode,
+        compression: BlobCompression,
+        on_failure: OnFailure,
+    },
 }
 
 /// Which way results go.
@@ -40,19 +55,19 @@ enum Direction {
 
 /// Where a cache is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Place {
+pub(super) enum Place {
     /// In a directory.
     Local(PathBuf),
+    /// In a repository of a registry.
+    Registry(Reference),
 }
 
 impl Place {
-    /// Takes the type out of `fields`, and the keys that only this type has.
-    fn read(fields: &mut Fields, direction: Direction) -> Result<Self, String> {
-        let kind = fields
-            .take("type")
-            .ok_or_else(|| format!("a cache needs a type: {KINDS}"))?;
-        let place = match kind.as_str() {
+    /// Takes the keys out of `fields` that only the type `kind` has.
+    fn read(kind: &str, fields: &mut Fields, direction: Direction) -> Result<Self, String> {
+        let place = match kind {
             "local" => Self::local(fields, direction),
+            "registry" => Self::registry(fields, direction),
             missing if MISSING.contains(&missing) => {
                 return Err(format!("type={missing} is not there; these are: {KINDS}"));
             }
@@ -71,19 +86,80 @@ impl Place {
         fields.need(key, "DIRECTORY").map(|path| Self::Local(path.into()))
     }
 
-    fn open(&self) -> Result<Arc<dyn RemoteCache>, Failure> {
+    fn registry(fields: &mut Fields, direction: Direction) -> Result<Self, String> {
+        let reference = fields.need("ref", "REPOSITORY[:TAG]")?;
+        let reference: Reference = reference.parse().map_err(|error| format!("{error}"))?;
+        if reference.digest().is_some() {
+            return Err("ref= names a repository and perhaps a tag, and no digest".into());
+        }
+        let tag = reference.tag().unwrap_or_default();
+        if tag.len() > registry::LONGEST_TAG {
+            let longest = registry::LONGEST_TAG;
+            return Err(format!(
+                "the tag `{tag}` has more than {longest} characters: keys follow it"
+            ));
+        }
+        if direction == Direction::To {
+            for key in ["oci-mediatypes", "image-manifest"] {
+                if fields.take_bool(key)? == Some(false) {
+                    return Err(format!("{key}=false: records are OCI manifests"));
+                }
+            }
+        }
+        Ok(Self::Registry(reference))
+    }
+
+    fn open(&self, direction: Direction, opener: &Opener<'_>) -> Result<Arc<dyn RemoteCache>, Failure> {
         Ok(match self {
             Self::Local(path) => Arc::new(Directory::new(path.clone())),
+            Self::Registry(reference) => Arc::new(RegistryCache::new(
+                opener.client(),
+                (direction == Direction::To).then(|| opener.session.store.clone()),
+                reference.clone(),
+            )),
         })
     }
+}
+
+/// What caches are opened with.
+struct Opener<'a> {
+    session: &'a Session,
+    cancel: &'a Cancel,
+    client: OnceCell<Client>,
+}
+
+impl Opener<'_> {
+    /// The client of all caches in registries: they share its connections and tokens.
+    fn client(&self) -> Client {
+        let client = || self.session.client_with(self.cancel, registry::PATIENCE);
+        self.client.get_or_init(client).clone()
+    }
+}
+
+/// The fields of a cache; an image's name alone is that of a registry's.
+fn fields(text: &str) -> Result<Fields, String> {
+    match text.contains('=') || text.is_empty() {
+        true => Fields::read(text),
+        false => Fields::read(&format!("type=registry,\"ref={text}\"")),
+    }
+}
+
+fn kind(fields: &mut Fields) -> Result<String, String> {
+    fields
+        .take("type")
+        .ok_or_else(|| format!("a cache needs a type: {KINDS}"))
 }
 
 impl FromStr for CacheSource {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut fields = Fields::read(text)?;
-        let place = Place::read(&mut fields, Direction::From)?;
+        let mut fields = fields(text)?;
+        let kind = kind(&mut fields)?;
+        if kind == "inline" {
+            return Err("name the image that carries its cache: type=registry,ref=IMAGE".into());
+        }
+        let place = Place::read(&kind, &mut fields, Direction::From)?;
         fields.finish()?;
         Ok(Self { place })
     }
@@ -93,42 +169,96 @@ impl FromStr for CacheDestination {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut fields = Fields::read(text)?;
-        let place = Place::read(&mut fields, Direction::To)?;
+        let mut fields = fields(text)?;
+        let kind = kind(&mut fields)?;
+        if kind == "inline" {
+            return Self::inline(fields);
+        }
+        let place = Place::read(&kind, &mut fields, Direction::To)?;
         let mode = match fields.take("mode").as_deref() {
             None | Some("min") => ExportMode::Min,
             Some("max") => ExportMode::Max,
             Some(other) => return Err(format!("mode={other}: it is min or max")),
         };
-        let on_failure = match fields.take_bool("ignore-error")? {
-            None | Some(true) => OnFailure::Warn,
-            Some(false) => OnFailure::Fail,
+        let compression = match fields.take("compression").as_deref() {
+            None | Some("zstd") => BlobCompression::Zstd,
+            Some("gzip") => BlobCompression::Gzip,
+            Some("uncompressed") => BlobCompression::None,
+            Some(other) => return Err(format!("compression={other}: it is zstd, gzip or uncompressed")),
         };
+        let on_failure = on_failure(&mut fields)?;
         fields.finish()?;
-        Ok(Self {
+        Ok(Self::Place {
             place,
             mode,
+            compression,
             on_failure,
         })
     }
 }
 
-/// The caches of a build.
-pub(super) fn open(from: &[CacheSource], to: &[CacheDestination]) -> Result<Remotes, Failure> {
-    let destination = |destination: &CacheDestination| {
-        Ok(Destination {
-            cache: destination.place.open()?,
-            mode: destination.mode,
-            on_failure: destination.on_failure,
-        })
+impl CacheDestination {
+    fn inline(mut fields: Fields) -> Result<Self, String> {
+        match fields.take("mode").as_deref() {
+            None | Some("min") => {}
+            Some(_) => return Err("type=inline: an image carries no layers but its own: mode is min".into()),
+        }
+        // There is nothing that could fail.
+        on_failure(&mut fields)?;
+        fields.finish()?;
+        Ok(Self::Inline)
+    }
+}
+
+fn on_failure(fields: &mut Fields) -> Result<OnFailure, String> {
+    Ok(match fields.take_bool("ignore-error")? {
+        None | Some(true) => OnFailure::Warn,
+        Some(false) => OnFailure::Fail,
+    })
+}
+
+/// The caches of a build with these build arguments (`NAME=value`).
+pub(super) fn open(
+    from: &[CacheSource],
+    to: &[CacheDestination],
+    build_args: &[String],
+    session: &Session,
+    cancel: &Cancel,
+) -> Result<Remotes, Failure> {
+    let opener = Opener {
+        session,
+        cancel,
+        client: OnceCell::new(),
+    };
+    let destination = |destination: &CacheDestination| match destination {
+        CacheDestination::Inline => None,
+        CacheDestination::Place {
+            place,
+            mode,
+            compression,
+            on_failure,
+        } => Some(place.open(Direction::To, &opener).map(|cache| Destination {
+            cache,
+            mode: *mode,
+            compression: *compression,
+            on_failure: *on_failure,
+        })),
     };
     Ok(Remotes {
         from: from
             .iter()
-            .map(|source| source.place.open())
-            .collect::<Result<_, Failure>>()?,
-        to: to.iter().map(destination).collect::<Result<_, Failure>>()?,
+            .map(|source| source.place.open(Direction::From, &opener))
+            .collect::<Result<_, _>>()?,
+        to: to.iter().filter_map(destination).collect::<Result<_, _>>()?,
+        inline: to.contains(&CacheDestination::Inline) || build_args.iter().any(|argument| asks_for_inline(argument)),
     })
+}
+
+/// Whether a build argument is docker's way to say `--cache-to type=inline`.
+fn asks_for_inline(argument: &str) -> bool {
+    argument
+        .split_once('=')
+        .is_some_and(|(name, value)| name == INLINE_ARGUMENT && matches!(value, "1" | "true"))
 }
 
 #[cfg(test)]
@@ -140,10 +270,10 @@ mod tests {
         let place = Place::Local("/c".into());
         assert_eq!("type=local,src=/c".parse(), Ok(CacheSource { place: place.clone() }));
         let destination = |mode, on_failure| {
-            let place = place.clone();
-            Ok(CacheDestination {
-                place,
+            Ok(CacheDestination::Place {
+                place: place.clone(),
                 mode,
+                compression: BlobCompression::Zstd,
                 on_failure,
             })
         };
@@ -163,6 +293,29 @@ mod tests {
     }
 
     #[test]
+    fn an_images_name_alone_is_that_of_a_registrys() {
+        let place = Place::Registry("team/app:main".parse().unwrap());
+        let source = CacheSource { place: place.clone() };
+        for text in [
+            "team/app:main",
+            "type=registry,ref=team/app:main",
+            "ref=team/app:main,type=registry",
+        ] {
+            assert_eq!(text.parse::<CacheSource>().as_ref(), Ok(&source), "{text}");
+        }
+        let to = "type=registry,ref=team/app:main,mode=max,compression=gzip,image-manifest=true,oci-mediatypes=true";
+        let destination = CacheDestination::Place {
+            place,
+            mode: ExportMode::Max,
+            compression: BlobCompression::Gzip,
+            on_failure: OnFailure::Warn,
+        };
+        assert_eq!(to.parse(), Ok(destination));
+        assert_eq!("type=inline".parse(), Ok(CacheDestination::Inline));
+        assert!(asks_for_inline("BUILDKIT_INLINE_CACHE=1") && !asks_for_inline("BUILDKIT_INLINE_CACHE=0"));
+    }
+
+    #[test]
     fn what_is_wrong_is_told() {
         for (text, reason) in [
             ("", "has no value"),
@@ -172,6 +325,9 @@ mod tests {
             ("type=moon,src=/c", "`moon` is no type of cache"),
             ("type=gha", "type=gha is not there"),
             ("type=local,src=/c,dest=/c", "`dest` is not one of type, src"),
+            ("type=registry", "type=registry: it needs ref=REPOSITORY[:TAG]"),
+            ("type=registry,ref=UPPER", "is not an image reference"),
+            ("type=inline", "type=registry,ref=IMAGE"),
         ] {
             let error = text.parse::<CacheSource>().unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
@@ -183,7 +339,7 @@ mod tests {
             ("type=local,src=/c", "it needs dest=DIRECTORY"),
             (
                 "type=local,dest=/c,x=1",
-                "`x` is not one of type, dest, mode, ignore-error",
+                "`x` is not one of type, dest, mode, compression, ignore-error",
             ),
         ] {
             let error = text.parse::<CacheDestination>().unwrap_err();

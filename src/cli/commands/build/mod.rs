@@ -222,7 +222,8 @@ fn at_work<T>(
     }
     let network = NetworkOnDemand::default();
     let puller = session.puller(&signals.cancel);
-    let remotes = remote_caches::open(&arguments.cache_from, &arguments.cache_to)?;
+    let (from, to) = (&arguments.cache_from, &arguments.cache_to);
+    let remotes = remote_caches::open(from, to, &arguments.build_args, &session, &signals.cancel)?;
     let workshop = Workshop {
         store: &session.store,
         remotes: &remotes,
