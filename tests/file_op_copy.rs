@@ -519,6 +519,7 @@ fn what_was_hashed_is_what_is_copied() {
                 &op,
                 &inputs,
                 &[Some(&hashed.selection)],
+                None,
                 &machine.snapshotter,
                 &Cancel::new().unwrap(),
             )
@@ -558,6 +559,7 @@ fn a_source_that_becomes_a_link_is_not_followed() {
             &op,
             &inputs,
             &[Some(&hashed.selection)],
+            None,
             &machine.snapshotter,
             &Cancel::new().unwrap(),
         )
@@ -583,7 +585,8 @@ fn a_set_token_stops_a_copy() {
         })],
     };
     let context = machine.open_context();
-    let result = run_file(&op, &[Input::Context(&context)], &[], &machine.snapshotter, &cancel);
+    let inputs = [Input::Context(&context)];
+    let result = run_file(&op, &inputs, &[], None, &machine.snapshotter, &cancel);
     assert!(matches!(result, Err(FileError::Cancelled)));
 }
 

@@ -24,6 +24,7 @@ const ATTEMPTS: usize = 3;
 #[derive(Debug)]
 pub struct LocalContext {
     path: PathBuf,
+    absolute: PathBuf,
     root: OwnedFd,
     ignore: IgnoreRules,
     modes: Modes,
@@ -106,6 +107,7 @@ impl LocalContext {
             ignore: read_ignore_file(path, root.as_fd(), dockerfile)?,
             cache: StatCache::open(stat_caches, &absolute, &root).map_err(unreadable)?,
             path: path.to_owned(),
+            absolute,
             modes: Modes::default(),
             root,
         })
@@ -119,6 +121,11 @@ impl LocalContext {
     /// The directory as the user named it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The directory, wherever this process works.
+    pub fn absolute_path(&self) -> &Path {
+        &self.absolute
     }
 
     /// The directory.

@@ -3,6 +3,8 @@
 //! Owns where copies land and what they look like (reference of the Dockerfile language, "COPY"); what is copied is the
 //! context's matter. All writing goes through directories that are open, and below the root of the snapshot.
 
+mod copied;
+mod delta;
 mod destination;
 mod node;
 mod tree;
@@ -14,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
+use self::delta::Repeatable;
 use self::destination::{Destination, KeptTimes, Made, UpperDirectory};
 use self::node::{Existed, NewFile, Node, Place, Rules};
 use crate::cancel::Cancel;
@@ -152,9 +155,25 @@ struct Run<'a> {
     /// Whether a file was written to the destination itself, which all of an operation's actions share: the next one
     /// would take its place.
     landed: Cell<bool>,
+    /// What the operation does, if a later one can be a change of it.
+    repeatable: Option<Repeatable<'a>>,
+    /// Whether that was said of the result.
+    remarked: Cell<bool>,
+}
+
+/// What an operation made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// The result.
+    pub snapshot: SnapshotId,
+    /// Whether the same operation can be given it as `earlier` the next time.
+    pub serves_later: bool,
 }
 
 /// Runs `op` and keeps the result as a snapshot on its base.
+///
+/// Where `earlier` is a result of the same operation on the same base, of a context that may have changed since, the
+/// new result may be kept as a change of it.
 ///
 /// `selections` has, at the index of each copying action, what its sources were resolved to when its key was computed.
 /// A file that is no longer what was hashed then is an error. Sources without a selection are resolved here, and again
@@ -166,10 +185,19 @@ pub fn run_file(
     op: &FileOp,
     inputs: &[Input<'_>],
     selections: &[Option<&Selection>],
+    earlier: Option<SnapshotId>,
     snapshotter: &Snapshotter,
     cancel: &Cancel,
-) -> Result<SnapshotId, FileError> {
+) -> Result<Written, FileError> {
     let resolved_before = selections.iter().any(Option::is_some);
+    if let (Some(repeatable), Some(earlier)) = (Repeatable::of(op, inputs, selections), earlier)
+        && let Some(snapshot) = repeatable.run(earlier, snapshotter, cancel)?
+    {
+        return Ok(Written {
+            snapshot,
+            serves_later: false,
+        });
+    }
     let mut attempt = 1;
     loop {
         match run_once(op, inputs, selections, snapshotter, cancel) {
@@ -188,7 +216,7 @@ pub(super) fn copy_aside(
 ) -> Result<ActiveSnapshot, FileError> {
     let mut attempt = 1;
     loop {
-        match make(op, inputs, &[], snapshotter, cancel) {
+        match make(op, inputs, &[], snapshotter, cancel).map(|(active, _)| active) {
             Err(error) if error.is_source_changed() && attempt < ATTEMPTS => attempt += 1,
             result => return result,
         }
@@ -201,17 +229,21 @@ fn run_once(
     selections: &[Option<&Selection>],
     snapshotter: &Snapshotter,
     cancel: &Cancel,
-) -> Result<SnapshotId, FileError> {
-    Ok(make(op, inputs, selections, snapshotter, cancel)?.commit()?)
+) -> Result<Written, FileError> {
+    let (active, serves_later) = make(op, inputs, selections, snapshotter, cancel)?;
+    Ok(Written {
+        snapshot: active.commit()?,
+        serves_later,
+    })
 }
 
-fn make(
-    op: &FileOp,
-    inputs: &[Input<'_>],
-    selections: &[Option<&Selection>],
-    snapshotter: &Snapshotter,
-    cancel: &Cancel,
-) -> Result<ActiveSnapshot, FileError> {
+fn make<'a>(
+    op: &'a FileOp,
+    inputs: &'a [Input<'a>],
+    selections: &'a [Option<&'a Selection>],
+    snapshotter: &'a Snapshotter,
+    cancel: &'a Cancel,
+) -> Result<(ActiveSnapshot, bool), FileError> {
     let active = prepare(op, inputs, snapshotter)?;
     let run = Run {
         base: op.base,
@@ -220,6 +252,8 @@ fn make(
         cancel,
         active: &active,
         landed: Cell::new(false),
+        repeatable: Repeatable::of(op, inputs, selections),
+        remarked: Cell::new(false),
     };
     let mut mounted = None;
     for (index, action) in op.actions.iter().enumerate() {
@@ -231,7 +265,8 @@ fn make(
     }
     // The mount ends before the directory below it becomes immutable.
     drop(mounted);
-    Ok(active)
+    let remarked = run.remarked.get();
+    Ok((active, remarked))
 }
 
 fn prepare(op: &FileOp, inputs: &[Input<'_>], snapshotter: &Snapshotter) -> Result<ActiveSnapshot, FileError> {
@@ -374,6 +409,7 @@ impl Run<'_> {
                             source: errno.into(),
                         })?;
                     }
+                    self.remark(&upper)?;
                     return Ok(None);
                 }
                 Way::Mount(rootfs, existed) => (rootfs, Some(existed)),
@@ -430,6 +466,16 @@ impl Run<'_> {
             // The way leads over a link in a layer below.
             None => Ok(Way::Mount(self.active.mount()?, existed)),
         }
+    }
+
+    /// Keeps what was copied beside the result, if a later copy can be a change of it.
+    fn remark(&self, upper: &UpperDirectory) -> Result<(), FileError> {
+        let remark = |repeatable: Repeatable<'_>| repeatable.remark(upper.dated());
+        if let Some(remark) = self.repeatable.and_then(remark) {
+            self.active.remark(&remark)?;
+            self.remarked.set(true);
+        }
+        Ok(())
     }
 
     /// Unpacks a source that is an archive; says whether it was one.

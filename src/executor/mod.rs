@@ -16,4 +16,4 @@ pub use agent::{AgentError, Agents};
 pub use cache_mount::{CacheMountError, CacheMounts, LocalCacheMounts, UsedCacheMount};
 pub use exec::{ExecError, ExecTask, Resources, SecretError, SecretSource, TAIL, run_exec};
 pub use failed::{FailedState, FailedSteps, enter};
-pub use file::{FileError, Input, run_file};
+pub use file::{FileError, Input, Written, run_file};

@@ -52,7 +52,7 @@ pub struct BuiltImage {
 /// A history that does not match the layers, a snapshot that is gone, errors of the store.
 pub fn image(store: &Store, snapshotter: &Snapshotter, request: ImageRequest<'_>) -> Result<BuiltImage> {
     let snapshots = match request.result {
-        Some(result) => store.ancestry(result)?,
+        Some(result) => store.layers(result)?,
         None => Vec::new(),
     };
     let layers = layers(store, snapshotter, &request, &snapshots)?;

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 
 use super::compress::{Compression, Encoder};
 use super::error::{ExportError, Result};
+use super::hashing::digest_of;
 use crate::oci::{Descriptor, DiffId, DigestWriter};
 use crate::snapshot::{SnapshotError, Snapshotter};
 use crate::store::{SnapshotId, Store};
@@ -35,9 +36,7 @@ pub fn diff_id(
     if let Some(known) = store.diff_of(snapshot, epoch)? {
         return Ok(known);
     }
-    let mut hash = DigestWriter::new(io::sink());
-    snapshotter.write_diff(snapshot, epoch, &mut hash)?;
-    let (_, digest, size) = hash.finish();
+    let (digest, size) = digest_of(|out| snapshotter.write_diff(snapshot, epoch, out))?;
     store.record_diff(snapshot, epoch, DiffId(digest), size)?;
     Ok((DiffId(digest), size))
 }

@@ -7,6 +7,7 @@
 mod compress;
 mod documents;
 mod error;
+mod hashing;
 mod image;
 mod layer;
 mod layout;

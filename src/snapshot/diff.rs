@@ -29,6 +29,8 @@ use super::xattr::{self, Node, Xattr};
 pub(super) struct Diff<'a> {
     /// Its directory.
     pub(super) root: BorrowedFd<'a>,
+    /// The directory of an earlier snapshot that is one layer with it: what it does not have itself, nor hides.
+    pub(super) earlier: Option<BorrowedFd<'a>>,
     /// Whether there are layers below.
     pub(super) has_parent: bool,
     /// The layers below as one tree: asked for only when something must be compared.
@@ -41,12 +43,34 @@ pub(super) struct Diff<'a> {
 
 /// A directory that is being written.
 struct Level {
-    directory: OwnedFd,
-    others: std::vec::IntoIter<DirEntry>,
+    pair: Pair,
+    others: std::vec::IntoIter<(DirEntry, Part)>,
     /// The length of the path of the directory above.
     above: usize,
     /// How many directories above had not been written.
     waiting: usize,
+}
+
+/// A directory of the snapshot, and the one of the earlier snapshot that shows through it.
+struct Pair {
+    own: OwnedFd,
+    earlier: Option<OwnedFd>,
+}
+
+/// Where an entry of a directory lies.
+#[derive(Clone, Copy)]
+enum Part {
+    Own,
+    Earlier,
+}
+
+impl Pair {
+    fn part(&self, part: Part) -> BorrowedFd<'_> {
+        match (part, &self.earlier) {
+            (Part::Earlier, Some(earlier)) => earlier.as_fd(),
+            _ => self.own.as_fd(),
+        }
+    }
 }
 
 /// Linux, `PATH_MAX`: nobody could name what lies deeper.
@@ -80,7 +104,8 @@ pub(super) fn write_below<'w>(
     place: &[u8],
     out: ArchiveWriter<'w>,
 ) -> Result<ArchiveWriter<'w>, SnapshotError> {
-    let root = open_subdirectory(diff.root, c".").map_err(|errno| failed("open", b"", errno))?;
+    let open = |root| open_subdirectory(root, c".").map_err(|errno| failed("open", b"", errno));
+    let (root, earlier) = (open(diff.root)?, diff.earlier.map(open).transpose()?);
     let is_merged = diff.has_parent
         && Node::Open(root.as_fd())
             .get(diff.marks.kept())
@@ -101,16 +126,16 @@ pub(super) fn write_below<'w>(
         entry.path.push(b'/');
         walk.write(&entry)?;
     }
-    walk.contents(root)?;
+    walk.contents(Pair { own: root, earlier })?;
     Ok(walk.out)
 }
 
 impl Walk<'_, '_> {
-    /// Writes what is in `directory`, which is at `self.path`, and all below it. However deep it is, the stack is not.
-    fn contents(&mut self, directory: OwnedFd) -> Result<(), SnapshotError> {
-        let mut levels = vec![self.level(directory)?];
+    /// Writes what is in `pair`, which is at `self.path`, and all below it. However deep it is, the stack is not.
+    fn contents(&mut self, pair: Pair) -> Result<(), SnapshotError> {
+        let mut levels = vec![self.level(pair)?];
         while let Some(level) = levels.last_mut() {
-            let Some(DirEntry { name, kind }) = level.others.next() else {
+            let Some((DirEntry { name, kind }, part)) = level.others.next() else {
                 self.path.truncate(level.above);
                 self.waiting.truncate(level.waiting);
                 levels.pop();
@@ -118,8 +143,9 @@ impl Walk<'_, '_> {
             };
             let (above, waiting) = (self.path.len(), self.waiting.len());
             push_component(&mut self.path, name.to_bytes());
-            if let Some(directory) = self.entry(level.directory.as_fd(), &name, kind)? {
-                let level = self.level(directory)?;
+            if let Some(own) = self.entry(level.pair.part(part), &name, kind)? {
+                let earlier = self.earlier(&level.pair, part, &name)?;
+                let level = self.level(Pair { own, earlier })?;
                 levels.push(Level {
                     above,
                     waiting,
@@ -130,6 +156,17 @@ impl Walk<'_, '_> {
             self.path.truncate(above);
         }
         Ok(())
+    }
+
+    /// What shows through the directory `name`.
+    fn earlier(&self, pair: &Pair, part: Part, name: &CStr) -> Result<Option<OwnedFd>, SnapshotError> {
+        let (Part::Own, Some(earlier)) = (part, &pair.earlier) else {
+            return Ok(None);
+        };
+        match open_subdirectory(earlier.as_fd(), name) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            found => found.map(Some).map_err(|errno| self.failed("open", errno)),
+        }
     }
 
     /// Writes `name` of `directory`; a directory comes back, open, whose content is to follow.
@@ -154,28 +191,46 @@ impl Walk<'_, '_> {
     }
 
     /// Reads a directory, and writes its whiteouts.
-    fn level(&mut self, directory: OwnedFd) -> Result<Level, SnapshotError> {
-        let mut entries = read_directory(directory.as_fd()).map_err(|errno| self.failed("list", errno))?;
-        let mut others = Vec::with_capacity(entries.len());
-        for entry in entries.drain(..) {
+    fn level(&mut self, pair: Pair) -> Result<Level, SnapshotError> {
+        let mut others = Vec::new();
+        for (entry, part) in self.list(&pair)? {
+            let directory = pair.part(part);
             if entry.name.to_bytes().starts_with(WHITEOUT) {
                 return Err(self.at(entry.name.to_bytes(), |walk| {
                     walk.inexpressible("a name that begins with `.wh.` means a deleted file there")
                 }));
             }
             match entry.kind {
-                None | Some(Kind::CharDevice | Kind::Socket) if self.whiteout(directory.as_fd(), &entry.name)? => {}
-                Some(Kind::Regular)
-                    if self.diff.marks == Marks::Own && self.whiteout(directory.as_fd(), &entry.name)? => {}
-                _ => others.push(entry),
+                None | Some(Kind::CharDevice | Kind::Socket) if self.whiteout(directory, &entry.name)? => {}
+                Some(Kind::Regular) if self.diff.marks == Marks::Own && self.whiteout(directory, &entry.name)? => {}
+                _ => others.push((entry, part)),
             }
         }
         Ok(Level {
-            directory,
+            pair,
             others: others.into_iter(),
             above: self.path.len(),
             waiting: self.waiting.len(),
         })
+    }
+
+    /// What a directory and the one that shows through it hold, by name.
+    fn list(&self, pair: &Pair) -> Result<Vec<(DirEntry, Part)>, SnapshotError> {
+        let read = |directory: &OwnedFd| read_directory(directory.as_fd()).map_err(|errno| self.failed("list", errno));
+        let own = read(&pair.own)?;
+        let Some(earlier) = &pair.earlier else {
+            return Ok(own.into_iter().map(|entry| (entry, Part::Own)).collect());
+        };
+        let mut entries = read(earlier)?;
+        let hides = |name: &CString| {
+            own.binary_search_by(|entry| entry.name.as_bytes().cmp(name.as_bytes()))
+                .is_ok()
+        };
+        entries.retain(|entry| !hides(&entry.name));
+        let mut all: Vec<_> = entries.into_iter().map(|entry| (entry, Part::Earlier)).collect();
+        all.extend(own.into_iter().map(|entry| (entry, Part::Own)));
+        all.sort_unstable_by(|(one, _), (other, _)| one.name.as_bytes().cmp(other.name.as_bytes()));
+        Ok(all)
     }
 
     /// Writes `name` as a whiteout if it is one, or if it is a socket, which no layer can have (servers make them anew),
@@ -186,7 +241,9 @@ impl Walk<'_, '_> {
         if !is_socket && !is_whiteout(directory, name, &stat, self.diff.marks) {
             return Ok(false);
         }
-        if self.diff.has_parent && (!is_socket || self.is_below(name)?) {
+        // What hides something of the earlier snapshot hides nothing below: there is nothing where such snapshots differ.
+        let hides = self.diff.has_parent && self.diff.earlier.is_none();
+        if hides && (!is_socket || self.is_below(name)?) {
             self.marker(&[WHITEOUT, name.to_bytes()].concat())?;
         }
         Ok(true)

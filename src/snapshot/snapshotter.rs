@@ -20,7 +20,7 @@ use super::path::ContainerPath;
 use super::rootfs::{Owner, Rootfs};
 use super::stack::{Stacking, copy_directory};
 use crate::oci::{ChainId, DiffId};
-use crate::store::{PendingSnapshot, ScratchDir, SnapshotId, Store};
+use crate::store::{Kinship, PendingSnapshot, ScratchDir, SnapshotId, Store};
 
 /// Makes snapshots in a store and shows them as root filesystems. Clones work on the same store.
 #[derive(Clone, Debug)]
@@ -137,6 +137,14 @@ impl Snapshotter {
             body,
             snapshotter: self.clone(),
         })
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn marks(&self) -> Marks {
+        self.marks
     }
 
     fn workshop(&self) -> Workshop<'_> {
@@ -287,10 +295,19 @@ impl Snapshotter {
             .snapshot(snapshot)?
             .ok_or(crate::store::StoreError::NoSnapshot(snapshot))?;
         let root = open_root(&record.fs)?;
-        let below = || record.parent.map(|parent| self.view(Some(parent))).transpose();
+        let (earlier, parent) = match (record.kinship, record.parent) {
+            (Kinship::Joined, Some(earlier)) => {
+                let earlier = self.store.snapshot(earlier)?;
+                let earlier = earlier.ok_or(crate::store::StoreError::NoSnapshot(snapshot))?;
+                (Some(open_root(&earlier.fs)?), earlier.parent)
+            }
+            (_, parent) => (None, parent),
+        };
+        let below = || parent.map(|parent| self.view(Some(parent))).transpose();
         let diff = Diff {
             root: root.as_fd(),
-            has_parent: record.parent.is_some(),
+            earlier: earlier.as_ref().map(AsFd::as_fd),
+            has_parent: parent.is_some(),
             below: &below,
             marks: self.marks,
             ids: self.ids,
@@ -310,6 +327,7 @@ impl Snapshotter {
             let root = self.view(tree.snapshot)?;
             let diff = Diff {
                 root: root.as_fd(),
+                earlier: None,
                 has_parent: false,
                 below: &|| Ok(None),
                 marks: self.marks,
@@ -415,6 +433,14 @@ impl ActiveSnapshot {
         new_files.give(open_root(&self.pending.fs())?.as_fd(), owner)
     }
 
+    /// Keeps something beside the snapshot, for whoever wants to make a later one from it.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn remark(&self, remark: &[u8]) -> Result<(), SnapshotError> {
+        Ok(self.pending.remark(remark)?)
+    }
+
     /// Keeps the changes. Nothing may write to the root filesystem any more.
     ///
     /// # Errors
@@ -441,7 +467,7 @@ fn directories(layers: Vec<(SnapshotId, PathBuf)>) -> Vec<PathBuf> {
     layers.into_iter().map(|(_, directory)| directory).collect()
 }
 
-fn open_root(path: &Path) -> Result<Rootfs, SnapshotError> {
+pub(super) fn open_root(path: &Path) -> Result<Rootfs, SnapshotError> {
     Rootfs::open_host_directory(path).map_err(host("open", path))
 }
 

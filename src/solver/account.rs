@@ -26,15 +26,23 @@ pub(super) fn cause(graph: &Graph, keys: &Keys, id: VertexId) -> Cause {
     }
 }
 
+/// Whether a step works on files of contexts.
+pub(super) fn has_listings(graph: &Graph, id: VertexId) -> bool {
+    graph[id].inputs.iter().any(|input| is_context(graph, *input))
+}
+
+fn is_context(graph: &Graph, id: VertexId) -> bool {
+    matches!(graph[id].op, Op::Source(Source::Local(_)))
+}
+
 /// Keeps which files of contexts a step works on.
 pub(super) fn keep_listings(graph: &Graph, keys: &Keys, id: VertexId, store: &Store) {
     let vertex = &graph[id];
     let selectors = Selector::all(&vertex.op);
     for (index, input) in vertex.inputs.iter().enumerate() {
-        let is_context = matches!(graph[*input].op, Op::Source(Source::Local(_)));
         let own = selectors.iter().filter(|selector| selector.input == index);
         let selections: Vec<_> = own.filter_map(|selector| keys.selection(id, selector)).collect();
-        if is_context && !selections.is_empty() {
+        if is_context(graph, *input) && !selections.is_empty() {
             let listing = Listing::of(selections.iter().map(|digested| &digested.selection));
             let _ = listing.save(&listings(store), &keys.context_digest(id, vertex, index));
         }

@@ -187,9 +187,9 @@ impl Sharer<'_> {
     fn layers(&self, snapshot: SnapshotId, base: Option<ChainId>) -> std::result::Result<Vec<RemoteLayer>, ShareError> {
         let Services { store, snapshotter, .. } = self.services;
         let base = base.map(|chain| store.snapshot_of_chain(chain)).transpose()?.flatten();
-        let base = base.map(|base| store.ancestry(base)).transpose()?.unwrap_or_default();
+        let base = base.map(|base| store.layers(base)).transpose()?.unwrap_or_default();
         let mut layers = Vec::new();
-        for (number, part) in store.ancestry(snapshot)?.into_iter().enumerate() {
+        for (number, part) in store.layers(snapshot)?.into_iter().enumerate() {
             let turn = self.turns.of(part.id);
             let _turn = lock(&turn);
             let of_base = base.get(number).is_some_and(|of_base| of_base.id == part.id);

@@ -109,7 +109,17 @@ impl Step<'_> {
         if self.services.cancel.is_cancelled() {
             return Err(StepError::Cancelled);
         }
-        account::keep_listings(self.graph, self.keys, self.id, self.services.store);
+        let keep_listings = || account::keep_listings(self.graph, self.keys, self.id, self.services.store);
+        if !account::has_listings(self.graph, self.id) {
+            return self.work();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(keep_listings);
+            self.work()
+        })
+    }
+
+    fn work(&self) -> Result<SnapshotId, StepError> {
         let inputs = self.executor_inputs()?;
         let Services {
             store,
@@ -144,16 +154,50 @@ impl Step<'_> {
                 };
                 Ok(executor::run_exec(&task)?)
             }
-            Op::File(file) => Ok(executor::run_file(
-                file,
-                &inputs,
-                &self.selections(file),
-                snapshotter,
-                cancel,
-            )?),
+            Op::File(file) => self.write(file, &inputs),
             Op::Merge(merge) => self.merge(merge),
             Op::Source(source) => Ok(self.services.fetcher.make(source)?),
         }
+    }
+
+    fn write(&self, file: &FileOp, inputs: &[Input<'_>]) -> Result<SnapshotId, StepError> {
+        let Services {
+            store,
+            snapshotter,
+            cancel,
+            ..
+        } = self.services;
+        let copy = self.copy_of_context(file, inputs);
+        // Whoever asks for a step to run wants nothing that was made before.
+        let earlier = match copy {
+            Some(copy) if !self.vertex.label.ignore_cache => store.snapshot_of_copy(&copy)?,
+            _ => None,
+        };
+        let written = executor::run_file(file, inputs, &self.selections(file), earlier, snapshotter, cancel)?;
+        if let Some(copy) = copy.filter(|_| written.serves_later) {
+            store.record_copy(&copy, written.snapshot)?;
+        }
+        Ok(written.snapshot)
+    }
+
+    /// What is the same when the same files are copied to the same base again, changed or not.
+    fn copy_of_context(&self, file: &FileOp, inputs: &[Input<'_>]) -> Option<[u8; 32]> {
+        let context = inputs.iter().find_map(|input| match input {
+            Input::Context(context) => Some(context),
+            Input::Snapshot(_) => None,
+        })?;
+        let Input::Snapshot(Some(base)) = inputs.get(file.base?)? else {
+            return None;
+        };
+        let mut hash = blake3::Hasher::new();
+        for part in [
+            self.vertex.op.definition().as_slice(),
+            base.to_string().as_bytes(),
+            context.absolute_path().as_os_str().as_encoded_bytes(),
+        ] {
+            hash.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        Some(hash.finalize().into())
     }
 
     fn merge(&self, merge: &Merge) -> Result<SnapshotId, StepError> {

@@ -5,7 +5,7 @@
 //! [`Store::sync`](super::Store::sync) is listed in the table `volatile`, so that the first process after a reboot can
 //! drop what the disk may hold in part.
 //!
-//! Format 5. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
+//! Format 6. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
 //! store takes all steps too.
 
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ CREATE INDEX records_by_snapshot ON records (snapshot);
 ";
 
 /// From each format to the next, beginning with format 1.
-const UPGRADES: [&str; 4] = [
+const UPGRADES: [&str; 5] = [
     // Images for several platforms, and images with annotations of their own.
     "
 ALTER TABLE images ADD COLUMN config BLOB;
@@ -97,6 +97,14 @@ CREATE TABLE uses (
 );
 CREATE TABLE sizes (snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE, bytes INTEGER NOT NULL);
 CREATE TABLE measured (time INTEGER NOT NULL, bytes INTEGER NOT NULL, free INTEGER NOT NULL);
+",
+    // Snapshots that are one layer with their parent, and which copies of directories they can be made for.
+    "
+ALTER TABLE snapshots ADD COLUMN joined INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE copies (
+    copy BLOB PRIMARY KEY, snapshot INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX copies_by_snapshot ON copies (snapshot);
 ",
 ];
 

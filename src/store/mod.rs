@@ -42,7 +42,7 @@ pub use measure::{Extent, FileId};
 pub use records::StoredRecord;
 pub use remove::{remove_all, remove_contents};
 pub use scratch::ScratchDir;
-pub use snapshots::{PendingSnapshot, SnapshotRecord};
+pub use snapshots::{Kinship, PendingSnapshot, SnapshotRecord};
 pub use turns::{Hold, User};
 
 use std::fmt;

@@ -3,11 +3,12 @@
 //! What lies in `fs/` is the affair of `snapshot`; the store moves, records and removes the directory as a whole.
 
 use std::fs::{DirBuilder, Permissions};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use super::error::{Context, Result, StoreError};
 use super::holds::Thing;
@@ -22,8 +23,36 @@ pub struct SnapshotRecord {
     pub id: SnapshotId,
     /// The snapshot it is a change of.
     pub parent: Option<SnapshotId>,
+    /// What the two are in an image.
+    pub kinship: Kinship,
     /// Its files, in the form of an overlayfs upper directory.
     pub fs: PathBuf,
+}
+
+/// What a snapshot and its parent are in an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Kinship {
+    /// A layer each.
+    #[default]
+    Layers,
+    /// One layer: the snapshot says what is otherwise than in its parent, and the two together what is otherwise than in
+    /// the parent's parent.
+    Joined,
+}
+
+/// Beside `fs/`: what whoever made the snapshot wants to know of it later.
+const REMARK: &str = "remark";
+/// Bytes that a remark may have.
+const LARGEST_REMARK: u64 = 64 << 20;
+
+impl SnapshotRecord {
+    /// What [`PendingSnapshot::remark`] kept, where something was.
+    pub fn remark(&self) -> Option<Vec<u8>> {
+        let file = std::fs::File::open(self.fs.with_file_name(REMARK)).ok()?;
+        let mut remark = Vec::new();
+        file.take(LARGEST_REMARK).read_to_end(&mut remark).ok()?;
+        Some(remark)
+    }
 }
 
 /// A snapshot in the making. Dropped before [`PendingSnapshot::commit`], nothing of it stays.
@@ -32,6 +61,7 @@ pub struct PendingSnapshot {
     store: Store,
     id: SnapshotId,
     parent: Option<SnapshotId>,
+    kinship: Kinship,
     scratch: ScratchDir,
     process: Arc<ProcessDir>,
 }
@@ -60,6 +90,20 @@ impl PendingSnapshot {
     /// overlayfs's working directory.
     pub fn work(&self) -> PathBuf {
         self.dir().join("work")
+    }
+
+    /// Makes the snapshot and its parent one layer.
+    pub fn join(&mut self) {
+        self.kinship = Kinship::Joined;
+    }
+
+    /// Keeps something beside the files that goes when they go. It is not more than a remark: it may be gone earlier.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn remark(&self, remark: &[u8]) -> Result<()> {
+        let path = self.dir().join(REMARK);
+        std::fs::write(&path, remark).during("write", &path)
     }
 
     /// Publishes the snapshot. Nothing may write below [`PendingSnapshot::fs`] any more; only that directory is kept.
@@ -93,26 +137,47 @@ impl PendingSnapshot {
                     .ok_or(StoreError::NoSnapshot(parent))?;
             }
             std::fs::rename(self.dir(), &target).during("rename", self.dir())?;
-            record(transaction, self.id, self.parent).map_err(failed)
+            record(transaction, self).map_err(failed)
         })
     }
 }
 
-fn record(transaction: &Transaction, id: SnapshotId, parent: Option<SnapshotId>) -> rusqlite::Result<()> {
+fn record(transaction: &Transaction, snapshot: &PendingSnapshot) -> rusqlite::Result<()> {
+    let id = snapshot.id.to_sql();
+    let joined = snapshot.kinship == Kinship::Joined;
     transaction
-        .prepare_cached("INSERT INTO snapshots (id, parent, created) VALUES (?1, ?2, ?3)")?
-        .execute((id.to_sql(), parent.map(SnapshotId::to_sql), now()))?;
-    mark_volatile(transaction, Kind::Snapshot, &id.to_sql().to_le_bytes())
+        .prepare_cached("INSERT INTO snapshots (id, parent, created, joined) VALUES (?1, ?2, ?3, ?4)")?
+        .execute((id, snapshot.parent.map(SnapshotId::to_sql), now(), joined))?;
+    mark_volatile(transaction, Kind::Snapshot, &id.to_le_bytes())
 }
 
-/// The parent of a recorded snapshot; `None` for one that is not recorded.
-fn row(connection: &Connection, id: SnapshotId) -> rusqlite::Result<Option<Option<SnapshotId>>> {
-    connection
-        .prepare_cached("SELECT parent FROM snapshots WHERE id = ?1")?
-        .query_row([id.to_sql()], |row| {
-            row.get::<_, Option<i64>>(0)
-                .map(|parent| parent.map(SnapshotId::from_sql))
+/// What the index knows of a snapshot.
+struct Recorded {
+    id: SnapshotId,
+    parent: Option<SnapshotId>,
+    kinship: Kinship,
+}
+
+impl Recorded {
+    /// Of the columns id, parent and joined.
+    fn of(row: &Row) -> rusqlite::Result<Self> {
+        let parent: Option<i64> = row.get(1)?;
+        Ok(Self {
+            id: SnapshotId::from_sql(row.get(0)?),
+            parent: parent.map(SnapshotId::from_sql),
+            kinship: match row.get(2)? {
+                true => Kinship::Joined,
+                false => Kinship::Layers,
+            },
         })
+    }
+}
+
+/// A recorded snapshot; `None` for one that is not recorded.
+fn row(connection: &Connection, id: SnapshotId) -> rusqlite::Result<Option<Recorded>> {
+    connection
+        .prepare_cached("SELECT id, parent, joined FROM snapshots WHERE id = ?1")?
+        .query_row([id.to_sql()], Recorded::of)
         .optional()
 }
 
@@ -126,6 +191,7 @@ impl Store {
             store: self.clone(),
             id: SnapshotId::random()?,
             parent,
+            kinship: Kinship::Layers,
             scratch: self.temp_dir()?,
             process: self.process_dir()?,
         };
@@ -148,16 +214,22 @@ impl Store {
     pub fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
         self.hold(Thing::Snapshot(id))?;
         match self.index().read(|connection| row(connection, id))? {
-            Some(parent) => self.with_directory(id, parent),
+            Some(recorded) => self.with_directory(recorded),
             None => Ok(None),
         }
     }
 
     /// The record, unless its directory is gone: then it is dropped.
-    fn with_directory(&self, id: SnapshotId, parent: Option<SnapshotId>) -> Result<Option<SnapshotRecord>> {
+    fn with_directory(&self, recorded: Recorded) -> Result<Option<SnapshotRecord>> {
+        let Recorded { id, parent, kinship } = recorded;
         let fs = self.layout().snapshot(id).join("fs");
         match std::fs::symlink_metadata(&fs) {
-            Ok(metadata) if metadata.is_dir() => Ok(Some(SnapshotRecord { id, parent, fs })),
+            Ok(metadata) if metadata.is_dir() => Ok(Some(SnapshotRecord {
+                id,
+                parent,
+                kinship,
+                fs,
+            })),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("stat", &fs, error)),
             _ => self.drop_snapshot(id).map(|()| None),
         }
@@ -174,8 +246,52 @@ impl Store {
             return Err(StoreError::NoSnapshot(id));
         }
         rows.into_iter()
-            .map(|(id, parent)| self.with_directory(id, parent)?.ok_or(StoreError::NoSnapshot(id)))
+            .map(|recorded| {
+                let id = recorded.id;
+                self.with_directory(recorded)?.ok_or(StoreError::NoSnapshot(id))
+            })
             .collect()
+    }
+
+    /// The same, one for each layer of an image: where several are one layer, the topmost of them.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSnapshot`] when one of them is gone.
+    pub fn layers(&self, id: SnapshotId) -> Result<Vec<SnapshotRecord>> {
+        let mut layers: Vec<SnapshotRecord> = Vec::new();
+        for snapshot in self.ancestry(id)? {
+            if snapshot.kinship == Kinship::Joined {
+                layers.pop();
+            }
+            layers.push(snapshot);
+        }
+        Ok(layers)
+    }
+
+    /// Records that `snapshot` holds what `copy` brought, whatever that stands for.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn record_copy(&self, copy: &[u8; 32], snapshot: SnapshotId) -> Result<()> {
+        self.index().write(|transaction| {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO copies (copy, snapshot) VALUES (?1, ?2)")?
+                .execute((copy, snapshot.to_sql()))
+                .map(drop)
+        })
+    }
+
+    /// The snapshot that holds what `copy` brought, where it is still there.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn snapshot_of_copy(&self, copy: &[u8; 32]) -> Result<Option<SnapshotId>> {
+        self.index().read(|connection| {
+            connection
+                .prepare_cached("SELECT snapshot FROM copies WHERE copy = ?1")?
+                .query_row([copy], |row| row.get(0).map(SnapshotId::from_sql))
+                .optional()
+        })
     }
 
     /// Forgets a snapshot, those built on it, and whatever refers to any of these; removes their directories.
@@ -229,19 +345,16 @@ impl Store {
 
 /// `id` and all snapshots below it with their parents, lowest first. A parent is recorded before its children: there is
 /// no cycle.
-fn with_ancestors(connection: &Connection, id: SnapshotId) -> rusqlite::Result<Vec<(SnapshotId, Option<SnapshotId>)>> {
+fn with_ancestors(connection: &Connection, id: SnapshotId) -> rusqlite::Result<Vec<Recorded>> {
     connection
         .prepare_cached(
-            "WITH RECURSIVE line (id, parent, depth) AS (
-                 SELECT id, parent, 0 FROM snapshots WHERE id = ?1
-                 UNION ALL SELECT snapshots.id, snapshots.parent, depth + 1
+            "WITH RECURSIVE line (id, parent, joined, depth) AS (
+                 SELECT id, parent, joined, 0 FROM snapshots WHERE id = ?1
+                 UNION ALL SELECT snapshots.id, snapshots.parent, snapshots.joined, depth + 1
                      FROM snapshots JOIN line ON snapshots.id = line.parent
-             ) SELECT id, parent FROM line ORDER BY depth DESC",
+             ) SELECT id, parent, joined FROM line ORDER BY depth DESC",
         )?
-        .query_map([id.to_sql()], |row| {
-            let parent: Option<i64> = row.get(1)?;
-            Ok((SnapshotId::from_sql(row.get(0)?), parent.map(SnapshotId::from_sql)))
-        })?
+        .query_map([id.to_sql()], Recorded::of)?
         .collect()
 }
 

@@ -161,7 +161,8 @@ impl Machine {
         let context = self.open_context();
         let inputs = [Input::Snapshot(base), Input::Context(&context), Input::Snapshot(other)];
         let op = FileOp { base: Some(0), actions };
-        run_file(&op, &inputs, &[], &self.snapshotter, &Cancel::new().unwrap())
+        let written = run_file(&op, &inputs, &[], None, &self.snapshotter, &Cancel::new().unwrap());
+        written.map(|written| written.snapshot)
     }
 
     /// `COPY sources destination` on `base`.

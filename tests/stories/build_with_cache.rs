@@ -1,6 +1,6 @@
 //! Building again: what did not change does not run.
 
-use crate::support::Project;
+use crate::support::{Ids, Project};
 
 const STEPS: [&str; 3] = ["WORKDIR /app", "COPY src/ src/", "RUN cat src/* > all"];
 
@@ -184,4 +184,44 @@ fn a_lost_snapshot_is_made_again() {
     }
     project.build("-t app .").succeeds();
     project.run("app").succeeds().prints("1\n2\nother\n");
+}
+
+/// A large directory whose files changed: what comes of it must not tell that only the change was copied.
+#[test]
+fn a_large_directory_that_changed_gives_the_image_of_a_first_build() {
+    for project in [
+        Project::new(),
+        Project::rootless(Ids::Full),
+        Project::rootless(Ids::Single),
+    ] {
+        let dockerfile = "FROM busybox\nCOPY files /app\nRUN find /app -type f | sort | xargs cat | md5sum > /sum; rm /app/f7\n\
+            CMD cat /sum; ls /app | wc -l; cat /app/f1 /app/new/f\n";
+        project.write("Dockerfile", dockerfile);
+        for number in 0..100 {
+            project.write(&format!("files/f{number}"), format!("{number}\n"));
+        }
+        project.build("-t app .").succeeds();
+        project.write("files/f1", "changed\n").write("files/new/f", "new\n");
+        std::fs::remove_file(project.directory().join("files/f2")).unwrap();
+        project.build("-t app .").succeeds().ran(["COPY files /app"]);
+        let layers = |name: &str| {
+            let layers = project
+                .builder(&format!("inspect --format {{{{.RootFS.Layers}}}} {name}"))
+                .run();
+            layers.succeeds().stdout
+        };
+        project.build("-t whole --no-cache .").succeeds();
+        let (again, whole) = (layers("app"), layers("whole"));
+        let copied = |layers: &str| layers.split_whitespace().nth(1).map(str::to_owned);
+        assert!(copied(&again).is_some(), "{again}");
+        assert_eq!(copied(&again), copied(&whole));
+        let seen = project.run("app").succeeds().stdout;
+        assert_eq!(seen, project.run("whole").succeeds().stdout);
+        assert!(seen.ends_with("\n99\nchanged\nnew\n"), "{seen}");
+        // What is joined travels as the one layer that it is.
+        project.builder("save -o app.tar app").run().succeeds();
+        project.builder("rmi -f app whole").run().succeeds();
+        project.builder("load -i app.tar").run().succeeds();
+        assert_eq!(project.run("app cat /app/f1").succeeds().stdout, "changed\n");
+    }
 }

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::FileError;
+use super::copied::Dated;
 use super::node::{Existed, times};
 use crate::context::{FileKind, Metadata, Timestamp, open_directory_beneath};
 use crate::snapshot::{ContainerPath, IdMode, Owner, Rootfs, RootfsError};
@@ -200,6 +201,14 @@ impl Vacant {
 }
 
 impl UpperDirectory {
+    /// Whose time it has in the end.
+    pub(super) fn dated(&self) -> Dated {
+        match self.times {
+            Some(_) => Dated::AsBefore,
+            None => Dated::AsSource,
+        }
+    }
+
     /// See [`Destination::date`].
     pub(super) fn date(&self, modified: Timestamp) -> Result<(), Errno> {
         match self.times {
