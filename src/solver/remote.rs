@@ -33,6 +33,8 @@ pub(super) struct Remote<'a> {
     found: Mutex<BTreeMap<VertexId, Found>>,
     /// What was asked for, and which remotes said that they have none.
     asked: Mutex<BTreeMap<VertexId, BTreeSet<usize>>>,
+    /// What some remote has, but not so that it could be used.
+    spoilt: Mutex<BTreeSet<VertexId>>,
 }
 
 /// A remote cache, and how it fares.
@@ -82,6 +84,7 @@ impl<'a> Remote<'a> {
             places: services.remotes.from.iter().map(place).collect(),
             found: Mutex::default(),
             asked: Mutex::default(),
+            spoilt: Mutex::default(),
         }
     }
 
@@ -170,6 +173,11 @@ impl<'a> Remote<'a> {
             .collect()
     }
 
+    /// Whether a remote has something of a vertex that could not be used.
+    pub fn is_spoilt(&self, id: VertexId) -> bool {
+        lock(&self.spoilt).contains(&id)
+    }
+
     /// Tells of remotes that failed since this was done last.
     pub fn tell_failures(&self) {
         for place in &self.places {
@@ -246,6 +254,7 @@ impl<'a> Remote<'a> {
             Err(error) => {
                 self.tell_failures();
                 if self.is_open(found.place) {
+                    lock(&self.spoilt).insert(id);
                     let (cache, name) = (place.cache.name(), &graph[id].label.name);
                     self.warn(format!("{cache}: {name} is made here: {}", chain(&error)));
                 }

@@ -260,7 +260,14 @@ impl Schedule<'_> {
         if let (Some(sender), Some(keyed), false) = (&*self.shared(), self.keys.of(id), from_outside) {
             let (key, base) = (keyed.key, chain(self.graph, id).1);
             // The receiver goes only after the sender.
-            let _ = sender.send(share::Result { id, key, base, made });
+            let spoilt = self.remote.is_spoilt(id);
+            let _ = sender.send(share::Result {
+                id,
+                key,
+                base,
+                made,
+                spoilt,
+            });
         }
     }
 

@@ -23,7 +23,7 @@ use super::Services;
 use super::lookup::Made;
 
 /// Results that go to one remote at the same time.
-const PARALLEL: usize = 4;
+const PARALLEL: usize = 8;
 
 /// A result that may be given away.
 #[derive(Clone)]
@@ -33,6 +33,8 @@ pub(super) struct Result {
     /// The image that it stands on.
     pub base: Option<ChainId>,
     pub made: Made,
+    /// What remote caches have of it cannot be used: it is given anew.
+    pub spoilt: bool,
 }
 
 /// A remote cache that must not fail, and did.
@@ -166,13 +168,13 @@ impl Sharer<'_> {
 
     fn give_all_of(&self, snapshot: SnapshotId, result: &Result) -> std::result::Result<(), ShareError> {
         let cache = &self.destination.cache;
-        if cache.read_record(result.key)?.is_some() {
+        if !result.spoilt && self.is_there(result.key)? {
             return Ok(());
         }
         let layers = self.layers(snapshot, result.base)?;
         let own = layers.iter().filter(|layer| layer.origins.is_empty());
         let blobs: Vec<Descriptor> = own.map(|layer| layer.blob.clone()).collect();
-        if !self.give_blobs(&blobs)? {
+        if !self.give_blobs(&blobs, result.spoilt)? {
             return Ok(());
         }
         let record = RemoteRecord {
@@ -231,10 +233,10 @@ impl Sharer<'_> {
 
     /// Sees to it that the remote has these blobs: gives those that nobody gives, then waits for the others. Whether it
     /// has them all; it has not when somebody else failed to give one.
-    fn give_blobs(&self, blobs: &[Descriptor]) -> std::result::Result<bool, ShareError> {
+    fn give_blobs(&self, blobs: &[Descriptor], anew: bool) -> std::result::Result<bool, ShareError> {
         for blob in blobs {
             if self.claim(blob.digest) {
-                let given = self.give_blob(blob);
+                let given = self.give_blob(blob, anew);
                 let mut all = self.blobs();
                 match given {
                     Ok(()) => all.insert(blob.digest, Blob::There),
@@ -248,12 +250,37 @@ impl Sharer<'_> {
         Ok(blobs.iter().all(|blob| self.wait_for(blob.digest)))
     }
 
-    fn give_blob(&self, blob: &Descriptor) -> std::result::Result<(), ShareError> {
+    fn give_blob(&self, blob: &Descriptor, anew: bool) -> std::result::Result<(), ShareError> {
+        let Services { store, progress, .. } = self.services;
         let cache = &self.destination.cache;
-        if !cache.has_blob(blob)? {
-            cache.write_blob(blob, self.services.store.open_blob(&blob.digest)?)?;
+        let is_there = match cache.has_blob(blob) {
+            // What is there and not what it should be is replaced.
+            Err(error) if error.is_of_one_thing() => false,
+            asked => asked?,
+        };
+        if is_there && !anew {
+            return Ok(());
         }
+        let tell = |done| {
+            progress.report(Event::Transfer {
+                label: format!("sharing {}", blob.digest.short()).into(),
+                done,
+                total: Some(blob.size),
+            });
+        };
+        tell(0);
+        cache.write_blob(blob, store.open_blob(&blob.digest)?)?;
+        tell(blob.size);
         Ok(())
+    }
+
+    /// Whether the remote has a record that can be used.
+    fn is_there(&self, key: CacheKey) -> std::result::Result<bool, ShareError> {
+        match self.destination.cache.read_record(key) {
+            Ok(record) => Ok(record.is_some_and(|bytes| RemoteRecord::decode(&bytes, key).is_ok())),
+            Err(error) if error.is_of_one_thing() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether it is the caller's to give a blob.

@@ -104,66 +104,92 @@ fn other_stages_are_shared_with_mode_max_alone() {
     }
 }
 
-/// Whatever is wrong with the cache costs a warning and the work, never the image.
-#[test]
-fn a_cache_that_is_damaged_costs_a_warning() {
-    type Damage = fn(&Shared);
-    let damages: [(&str, Damage); 6] = [
-        ("a blob that is gone", |shared| {
-            shared
-                .files("blobs")
-                .iter()
-                .for_each(|file| fs::remove_file(file).unwrap());
-        }),
-        ("a blob that is cut", |shared| {
-            for file in shared.files("blobs") {
-                let file = fs::File::options().write(true).open(file).unwrap();
-                file.set_len(file.metadata().unwrap().len() / 2).unwrap();
-            }
-        }),
-        ("a blob with other bytes", |shared| {
-            for file in shared.files("blobs") {
-                let mut bytes = fs::read(&file).unwrap();
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 0x40;
-                fs::write(file, bytes).unwrap();
-            }
-        }),
-        ("a record that is none", |shared| {
-            shared
-                .files("records")
-                .iter()
-                .for_each(|file| fs::write(file, "{\"version\":1").unwrap());
-        }),
-        ("the record of another key", |shared| {
-            let files = shared.files("records");
-            let contents: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
-            for (index, file) in files.iter().enumerate() {
-                fs::write(file, &contents[(index + 1) % contents.len()]).unwrap();
-            }
-        }),
-        ("a pipe", |shared| {
-            for file in shared.files("records") {
-                fs::remove_file(&file).unwrap();
-                let made = std::process::Command::new("mkfifo").arg(file).status();
-                assert!(made.unwrap().success());
-            }
-        }),
-    ];
-    let (shared, first) = (Shared::new(), machine());
-    build(&first, &shared.to("max"));
-    for (what, damage) in damages {
-        let (copy, second) = (Shared::new(), machine());
+/// Something that happens to a cache.
+type Damage = fn(&Shared);
+
+const DAMAGES: [(&str, Damage); 6] = [
+    ("a blob that is gone", |shared| {
+        shared
+            .files("blobs")
+            .iter()
+            .for_each(|file| fs::remove_file(file).unwrap());
+    }),
+    ("a blob that is cut", |shared| {
+        for file in shared.files("blobs") {
+            let file = fs::File::options().write(true).open(file).unwrap();
+            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        }
+    }),
+    ("a blob with other bytes", |shared| {
+        for file in shared.files("blobs") {
+            let mut bytes = fs::read(&file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x40;
+            fs::write(file, bytes).unwrap();
+        }
+    }),
+    ("a record that is none", |shared| {
+        shared
+            .files("records")
+            .iter()
+            .for_each(|file| fs::write(file, "{\"version\":1").unwrap());
+    }),
+    ("the record of another key", |shared| {
+        let files = shared.files("records");
+        let contents: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+        for (index, file) in files.iter().enumerate() {
+            fs::write(file, &contents[(index + 1) % contents.len()]).unwrap();
+        }
+    }),
+    ("a pipe", |shared| {
+        for file in shared.files("records") {
+            fs::remove_file(&file).unwrap();
+            let made = std::process::Command::new("mkfifo").arg(file).status();
+            assert!(made.unwrap().success());
+        }
+    }),
+];
+
+impl Shared {
+    /// A copy that something happened to.
+    fn damaged(&self, damage: Damage) -> Self {
+        let copy = Self::new();
         let copied = std::process::Command::new("cp")
             .arg("-rT")
-            .arg(shared.0.path())
+            .arg(self.0.path())
             .arg(copy.0.path())
             .status();
         assert!(copied.unwrap().success());
         damage(&copy);
+        copy
+    }
+}
+
+/// Whatever is wrong with the cache costs a warning and the work, never the image.
+#[test]
+fn a_cache_that_is_damaged_costs_a_warning() {
+    let (shared, first) = (Shared::new(), machine());
+    build(&first, &shared.to("max"));
+    for (what, damage) in DAMAGES {
+        let (copy, second) = (shared.damaged(damage), machine());
         let built = build(&second, &copy.from());
         assert!(built.stderr.contains("warning: "), "{what}: {}", built.stderr);
         assert_eq!(second.run("app").succeeds().stdout, SEEN, "{what}");
+    }
+}
+
+#[test]
+fn who_meets_damage_and_may_write_mends_it() {
+    let (shared, first) = (Shared::new(), machine());
+    build(&first, &shared.to("max"));
+    // Of a cache in which a record cannot even be opened, nothing is believed.
+    for (what, damage) in DAMAGES.into_iter().filter(|(what, _)| *what != "a pipe") {
+        let (copy, second) = (shared.damaged(damage), machine());
+        build(&second, &format!("{} {}", copy.from(), copy.to("max")));
+        let third = machine();
+        let built = build(&third, &copy.from()).ran_nothing();
+        assert!(!built.stderr.contains("warning: "), "{what}: {}", built.stderr);
+        assert_eq!(third.run("app").succeeds().stdout, SEEN, "{what}");
     }
 }
 

@@ -202,6 +202,58 @@ fn a_registry_that_takes_no_more_costs_one_warning() {
     }
 }
 
+#[test]
+fn a_token_serves_all_requests_of_its_kind() {
+    let (server, first, second) = (LyingRegistry::start(), machine(), machine());
+    server.guard(Guard::Bearer(None));
+    let cache = repository(&server.host());
+    build(&first, &to(&cache, "max")).never_says("warning");
+    // One to read, one to write.
+    assert_eq!(server.count("GET", "/token"), 2);
+    build(&second, &from(&cache)).ran_nothing();
+    assert_eq!(server.count("GET", "/token"), 3);
+}
+
+/// Debian's registry, with data of its own. Ends when dropped.
+struct OwnRegistry(tempfile::TempDir);
+
+impl OwnRegistry {
+    fn run(&self, action: &str) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/registry");
+        let output = Command::new(script).arg(action).arg(self.0.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for OwnRegistry {
+    fn drop(&mut self) {
+        self.run("stop");
+    }
+}
+
+/// The registry's own garbage collection, which keeps what tags lead to.
+#[test]
+fn what_a_record_needs_outlives_the_registrys_garbage_collection() {
+    let own = OwnRegistry(tempfile::tempdir().unwrap());
+    let host = own.run("start");
+    let cache = repository(&host);
+    build(&machine(), &to(&cache, "max"));
+    let collected = Command::new("docker-registry")
+        .args(["garbage-collect", "--delete-untagged"])
+        .arg(own.0.path().join("config.yml"))
+        .output()
+        .unwrap();
+    assert!(
+        collected.status.success(),
+        "{}",
+        String::from_utf8_lossy(&collected.stderr)
+    );
+    let second = machine();
+    build(&second, &from(&cache)).ran_nothing().never_says("warning");
+    assert_eq!(second.run("app").succeeds().stdout, SEEN);
+}
+
 fn grep(word: &str, directory: &Path) -> String {
     let found = Command::new("grep")
         .args(["-raF", word])
