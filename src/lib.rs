@@ -35,6 +35,7 @@ pub mod source;
 pub mod run;
 pub mod solver;
 
-// Floor 5 and 6: one build, and the command line.
+// Floor 5 and 6: one build, the space that all of them take, and the command line.
 pub mod cli;
+pub mod disk;
 pub mod pipeline;

@@ -23,7 +23,7 @@ const FLOORS: [&[&str]; 7] = [
     &["snapshot", "planner", "cache", "push", "history"],
     &["executor", "export", "pull", "source"],
     &["solver", "run"],
-    &["pipeline"],
+    &["pipeline", "disk"],
     &["cli"],
 ];
 
@@ -54,7 +54,7 @@ const ONLY_FOR: &[(&str, &[&str], &str)] = &[
     ),
     (
         "cache",
-        &["solver", "pipeline", "cli"],
+        &["solver", "pipeline", "disk", "cli"],
         "whether an operation runs is the solver's to decide; the rooms below it only run",
     ),
 ];

@@ -276,6 +276,7 @@ impl Snapshotter {
         };
         let replaced = merging.merge(destination)?;
         let snapshot = pending.commit()?;
+        self.store.forget_extent(record.id)?;
         Ok(Merged { snapshot, replaced })
     }
 

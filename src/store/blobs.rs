@@ -262,6 +262,7 @@ impl StagedBlob {
             // The error that is reported says more than a failure to clean up, which the next sweep repeats.
             let _ = self.store.drop_blob_without_row(&self.digest);
         }
+        self.store.mark_published();
         published
     }
 

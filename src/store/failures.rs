@@ -110,6 +110,23 @@ impl Store {
         Ok((whole && still.as_ref().is_some_and(|(still, _)| *still == failure)).then_some((failure, held)))
     }
 
+    /// Forgets the failure `name`, and removes what was its alone; whether it went. One that somebody looks at stays.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn remove_failure(&self, name: &str) -> Result<bool> {
+        let trash = self.temp_dir()?;
+        let index = self.index();
+        index.publish(|transaction| {
+            let found = ids_of(transaction, name).map_err(|source| index.failed(source))?;
+            let mut removed = false;
+            for id in found {
+                removed |= self.forget_failure(transaction, id, trash.path())?;
+            }
+            Ok(removed)
+        })
+    }
+
     /// Forgets the failures whose names begin with `prefix`, and removes what was theirs alone; those that somebody looks
     /// at stay. How many went.
     ///

@@ -8,7 +8,7 @@
 //! To hold something and then see that it is there is enough: who removes it has its byte alone while its row and its
 //! file go.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{Context, Result};
 use super::locks::open_lock_file;
-use super::{SnapshotId, Store};
+use super::{SnapshotId, Store, uses};
 use crate::oci::Digest;
 
 /// Something that can be held. Two things may share a byte: then one of them stays longer than it had to.
@@ -55,6 +55,17 @@ pub(super) struct Holds {
     path: PathBuf,
     file: File,
     held: Mutex<HashSet<i64>>,
+    /// What was found in the cache, for those who want to know what is used.
+    used: Mutex<BTreeSet<SnapshotId>>,
+    note: PathBuf,
+}
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        let used = self.used.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Figures alone are lost when this fails.
+        let _ = uses::note(&self.note, std::mem::take(used));
+    }
 }
 
 impl Holds {
@@ -115,6 +126,8 @@ impl Store {
             file: open_lock_file(&path)?,
             path,
             held: Mutex::default(),
+            used: Mutex::default(),
+            note: self.layout().used(),
         });
         *slot = Arc::downgrade(&holds);
         Ok(InUse { _holds: holds })
@@ -122,13 +135,26 @@ impl Store {
 
     /// Holds `thing`, whether it is there or not, where this process said [`Store::in_use`]. Waits while it is being removed.
     pub(super) fn hold(&self, thing: Thing<'_>) -> Result<()> {
-        let slot = self.inner.holds.lock().unwrap_or_else(PoisonError::into_inner);
-        let holds = slot.upgrade();
-        drop(slot);
-        match holds {
+        match self.holds() {
             Some(holds) => holds.hold(thing),
             None => Ok(()),
         }
+    }
+
+    /// Notes that the build found `snapshot` in the cache.
+    pub(super) fn mark_used(&self, snapshot: SnapshotId) {
+        if let Some(holds) = self.holds() {
+            holds
+                .used
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(snapshot);
+        }
+    }
+
+    fn holds(&self) -> Option<Arc<Holds>> {
+        let slot = self.inner.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.upgrade()
     }
 
     /// Begins to remove things. What this process holds itself is passed over too.
@@ -143,9 +169,22 @@ impl Store {
     /// # Errors
     /// I/O errors of the lock's file.
     pub fn is_held(&self, snapshot: SnapshotId) -> Result<bool> {
+        self.is_thing_held(Thing::Snapshot(snapshot))
+    }
+
+    /// Whether any process holds the blob at this moment.
+    ///
+    /// # Errors
+    /// I/O errors of the lock's file.
+    pub fn is_blob_held(&self, digest: &Digest) -> Result<bool> {
+        self.is_thing_held(Thing::Blob(digest))
+    }
+
+    fn is_thing_held(&self, thing: Thing<'_>) -> Result<bool> {
         let path = self.layout().in_use();
+        // Nobody ever held anything.
         let Ok(file) = File::open(&path) else { return Ok(false) };
-        is_locked(&file, Thing::Snapshot(snapshot).byte()).during("lock", &path)
+        is_locked(&file, thing.byte()).during("lock", &path)
     }
 }
 

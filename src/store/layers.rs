@@ -150,10 +150,14 @@ impl Store {
     /// Those of the index.
     pub fn snapshot_of_chain(&self, chain: ChainId) -> Result<Option<SnapshotId>> {
         let found = self.index().read(|connection| chain_row(connection, chain))?;
-        match found {
-            Some(id) => Ok(self.snapshot(id)?.map(|record| record.id)),
-            None => Ok(None),
+        let found = match found {
+            Some(id) => self.snapshot(id)?.map(|record| record.id),
+            None => None,
+        };
+        if let Some(id) = found {
+            self.mark_used(id);
         }
+        Ok(found)
     }
 }
 

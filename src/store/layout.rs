@@ -132,6 +132,11 @@ impl Layout {
     pub(super) fn in_use(&self) -> PathBuf {
         self.root.join("in-use")
     }
+
+    /// Which snapshots were used when, as far as that is not in the index.
+    pub(super) fn used(&self) -> PathBuf {
+        self.root.join("used")
+    }
 }
 
 /// A digest from a file name below `blobs/sha256/`.

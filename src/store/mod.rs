@@ -13,6 +13,7 @@ mod holds;
 mod images;
 mod index;
 mod indexes;
+mod inventory;
 mod layers;
 mod layout;
 mod locks;
@@ -24,6 +25,7 @@ mod scratch;
 mod snapshots;
 mod sync;
 mod turns;
+mod uses;
 
 pub use blobs::{BlobWriter, StagedBlob};
 pub use cache_mounts::{
@@ -36,6 +38,7 @@ pub use failures::{HeldFailure, StoredFailure};
 pub use holds::InUse;
 pub use images::{Annotations, ImageRecord, StoredImage};
 pub use indexes::{IndexRecord, Member};
+pub use inventory::{ListedBlob, ListedSnapshot, NeededBy};
 pub use layout::{SnapshotId, SnapshotIdError};
 pub use locks::KeyLock;
 pub use measure::{Extent, FileId};
@@ -44,11 +47,13 @@ pub use remove::{remove_all, remove_contents};
 pub use scratch::ScratchDir;
 pub use snapshots::{Kinship, PendingSnapshot, SnapshotRecord};
 pub use turns::{Hold, User};
+pub use uses::{Measured, Use};
 
 use std::fmt;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
@@ -70,6 +75,7 @@ struct Inner {
     index: Index,
     process: Mutex<Option<Arc<ProcessDir>>>,
     holds: Mutex<Weak<Holds>>,
+    published: AtomicBool,
 }
 
 impl fmt::Debug for Store {
@@ -103,6 +109,7 @@ impl Store {
             index,
             process,
             holds: Mutex::default(),
+            published: AtomicBool::new(false),
         };
         let store = Store { inner: Arc::new(inner) };
         store.sweep_tmp()?;

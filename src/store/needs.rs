@@ -1,6 +1,6 @@
 //! What images need: read from their documents once, and looked up for one snapshot or blob at a time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
@@ -9,19 +9,46 @@ use super::SnapshotId;
 use super::layout::Layout;
 use crate::oci::{ChainId, Descriptor, Digest, ImageConfig, ImageManifest, LARGEST_MANIFEST};
 
+/// Whose needs count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Whose {
+    /// All images.
+    #[default]
+    All,
+    /// Images that have a name, and those that an index consists of that has one.
+    Named,
+}
+
 /// What images need. Those that went since their documents were read still count.
 #[derive(Default)]
 pub(super) struct Needs {
+    whose: Whose,
     images: HashSet<[u8; 32]>,
-    chains: HashSet<Digest>,
+    /// Each with an image that has it.
+    chains: HashMap<Digest, Digest>,
     layers: HashSet<Digest>,
     blobs: HashSet<Digest>,
 }
 
 impl Needs {
+    /// The needs of some images, of which none is known yet.
+    pub(super) fn of(whose: Whose) -> Self {
+        Self {
+            whose,
+            ..Self::default()
+        }
+    }
+
     /// Reads the documents of images that are not known yet. Inside of a transaction, the result holds until its end.
     pub(super) fn refresh(&mut self, connection: &Connection, layout: &Layout) -> rusqlite::Result<()> {
-        let mut rows = connection.prepare_cached("SELECT id, config, manifest FROM images")?;
+        let query = match self.whose {
+            Whose::All => "SELECT id, config, manifest FROM images",
+            Whose::Named => {
+                "SELECT id, config, manifest FROM images WHERE id IN (SELECT image FROM names)
+                 OR id IN (SELECT image FROM members WHERE list IN (SELECT image FROM names))"
+            }
+        };
+        let mut rows = connection.prepare_cached(query)?;
         let mut rows = rows.query(())?;
         while let Some(row) = rows.next()? {
             let id: [u8; 32] = row.get(0)?;
@@ -29,14 +56,14 @@ impl Needs {
                 let config = row.get::<_, Option<[u8; 32]>>(1)?.unwrap_or(id);
                 let manifest: Option<String> = row.get(2)?;
                 let manifest = manifest.and_then(|json| serde_json::from_str(&json).ok());
-                self.add(Digest::from_bytes(config), manifest.as_ref(), layout);
+                self.add(Digest::from_bytes(id), Digest::from_bytes(config), manifest.as_ref(), layout);
             }
         }
         Ok(())
     }
 
     /// An image whose documents are gone or damaged leads to nothing more.
-    fn add(&mut self, config: Digest, manifest: Option<&Descriptor>, layout: &Layout) {
+    fn add(&mut self, image: Digest, config: Digest, manifest: Option<&Descriptor>, layout: &Layout) {
         self.blobs.insert(config);
         let parsed = document(&layout.blob(&config), &config)
             .and_then(|bytes| serde_json::from_slice::<ImageConfig>(&bytes).ok());
@@ -44,7 +71,7 @@ impl Needs {
         // Each part of a stack counts: an image may be unpacked in part.
         for layer in parsed.into_iter().flat_map(|config| config.rootfs.diff_ids) {
             let extended = ChainId::extend(chain, layer);
-            self.chains.insert(extended.0);
+            self.chains.entry(extended.0).or_insert(image);
             self.layers.insert(layer.0);
             chain = Some(extended);
         }
@@ -58,12 +85,7 @@ impl Needs {
 
     /// Whether an image needs the snapshot: it is a part of its stack, or the only one with one of its layers.
     pub(super) fn snapshot(&self, connection: &Connection, id: SnapshotId) -> rusqlite::Result<bool> {
-        let is_chained = |id: SnapshotId| -> rusqlite::Result<bool> {
-            let mut chains = connection.prepare_cached("SELECT chain FROM chains WHERE snapshot = ?1")?;
-            let mut chains = chains.query_map([id.to_sql()], |row| row.get(0).map(Digest::from_bytes))?;
-            chains.try_fold(false, |found, chain| Ok(found || self.chains.contains(&chain?)))
-        };
-        if is_chained(id)? {
+        if self.image_with(connection, id)?.is_some() {
             return Ok(true);
         }
         for layer in layers_of(connection, id)? {
@@ -74,13 +96,20 @@ impl Needs {
             let mut others = others.query_map([layer.as_bytes()], |row| row.get(0).map(SnapshotId::from_sql))?;
             let elsewhere = others.try_fold(false, |found, other| {
                 let other = other?;
-                Ok::<_, rusqlite::Error>(found || other != id && is_chained(other)?)
+                Ok::<_, rusqlite::Error>(found || other != id && self.image_with(connection, other)?.is_some())
             })?;
             if !elsewhere {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// An image that has the snapshot in its stack.
+    pub(super) fn image_with(&self, connection: &Connection, id: SnapshotId) -> rusqlite::Result<Option<Digest>> {
+        let mut chains = connection.prepare_cached("SELECT chain FROM chains WHERE snapshot = ?1")?;
+        let mut chains = chains.query_map([id.to_sql()], |row| row.get(0).map(Digest::from_bytes))?;
+        chains.try_fold(None, |found, chain| Ok(found.or(self.chains.get(&chain?).copied())))
     }
 
     /// Whether an image needs the blob: one of its documents names it, or it is the only form of one of its layers.

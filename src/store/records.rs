@@ -55,7 +55,10 @@ impl Store {
         })?;
         let Some(record) = found else { return Ok(None) };
         match self.ancestry(record.snapshot) {
-            Ok(_) => Ok(Some(record)),
+            Ok(_) => {
+                self.mark_used(record.snapshot);
+                Ok(Some(record))
+            }
             // Looking for the snapshot dropped it, and with it the record.
             Err(super::StoreError::NoSnapshot(_)) => Ok(None),
             Err(error) => Err(error),

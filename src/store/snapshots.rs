@@ -122,6 +122,7 @@ impl PendingSnapshot {
                 .temp_dir()
                 .and_then(|trash| self.store.drop_snapshot_without_row(self.id, trash.path()));
         }
+        self.store.mark_published();
         published.map(|()| self.id)
     }
 

@@ -17,7 +17,7 @@ use super::error::host;
 use super::known::name_of;
 use super::{Fetcher, SourceError};
 use crate::graph::{GitDir, GitRequest, GitSource, KeptRepository, without_secrets};
-use crate::store::KeyLock;
+use crate::store::{KeyLock, Store, StoreError};
 
 use address::Authorized;
 use program::Git;
@@ -124,6 +124,19 @@ impl Fetcher<'_> {
         fetch(&git, authorized, object, reference)?;
         Ok(Mirror { path, _lock: lock })
     }
+}
+
+/// Removes a repository that was fetched from, by its name below `git/`, unless somebody uses it. Whether it went.
+///
+/// # Errors
+/// Those of the store.
+pub fn remove_repository(store: &Store, name: &str) -> Result<bool, StoreError> {
+    let Some(_alone) = store.try_lock(&format!("git {name}"))? else {
+        return Ok(false);
+    };
+    let trash = store.temp_dir()?;
+    // Not there: somebody else was faster.
+    Ok(std::fs::rename(store.root().join("git").join(name), trash.path().join("git")).is_ok())
 }
 
 /// Sees to it that a repository has `object` and all that a checkout of it needs.
