@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::Deserialize;
 
+use super::collection::Collection;
 use super::failure::Failure;
 use super::isolation::Way;
 use crate::context::Modes;
@@ -29,6 +30,8 @@ pub(super) struct Config {
     pub isolation: Option<Way>,
     /// The OCI runtime that runs steps and containers; the program's own sandbox where none is named.
     pub runtime: Option<String>,
+    /// `[gc]`: how much the cache may take.
+    pub gc: Option<Collection>,
     /// `[registry."docker.io"]` and its kin.
     #[serde(default)]
     pub registry: RegistryConfig,
@@ -82,6 +85,7 @@ impl Config {
             config.isolation = own.isolation.or(config.isolation);
             config.runtime = own.runtime.or(config.runtime);
             config.copy_mode = own.copy_mode.or(config.copy_mode);
+            config.gc = own.gc.or(config.gc);
             config.registry.overlay(own.registry);
         }
         Ok(config)

@@ -3,10 +3,12 @@
 //! The only room that prints, reads the environment, and exits.
 
 mod agents;
+mod collection;
 mod commands;
 mod config;
 mod diagnostic;
 mod difference;
+mod disk;
 mod explanation;
 mod failure;
 mod format;

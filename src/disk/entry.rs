@@ -12,7 +12,10 @@ use rayon::prelude::*;
 use super::DiskError;
 use crate::cache::{self, Preimage};
 use crate::oci::{Digest, Reference};
-use crate::store::{Extent, FileId, ListedSnapshot, NeededBy, SnapshotId, Store, Use};
+use crate::store::{
+    CacheMountIdentity, CacheMountName, Extent, FileId, ListedSnapshot, NeededBy, SnapshotId, Store, StoredCacheMount,
+    Use,
+};
 
 /// What an entry is. The names are BuildKit's, where it has such things.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -108,6 +111,7 @@ pub(super) enum Thing {
     Blob(Digest),
     /// A file that anybody may remove.
     File(PathBuf),
+    CacheMount(CacheMountName),
     /// A bare repository, by its name below `git/`.
     Repository(String),
     /// A failed step, by name.
@@ -183,15 +187,26 @@ pub fn totals(entries: &[Entry]) -> Totals {
 pub fn entries(store: &Store) -> Result<Vec<Entry>, DiskError> {
     let mut entries = snapshots(store)?;
     entries.extend(blobs(store)?);
-    entries.extend(files(store, "stat-cache", Kind::Local, "digests of files of a build context")?);
+    entries.extend(files(
+        store,
+        "stat-cache",
+        Kind::Local,
+        "digests of files of a build context",
+    )?);
     entries.extend(files(
         store,
         "selections",
         Kind::Local,
         "what a step selected from a build context",
     )?);
-    entries.extend(files(store, "downloads", Kind::Internal, "what a server said of a file")?);
+    entries.extend(files(
+        store,
+        "downloads",
+        Kind::Internal,
+        "what a server said of a file",
+    )?);
     entries.extend(repositories(store)?);
+    entries.extend(cache_mounts(store)?);
     entries.extend(fixtures(store)?);
     Ok(entries)
 }
@@ -207,7 +222,11 @@ fn snapshots(store: &Store) -> Result<Vec<Entry>, DiskError> {
         let Use { last, count } = used;
         Entry {
             id: snapshot.id.to_string(),
-            kind: if snapshot.failure.is_some() { Kind::Failed } else { Kind::Regular },
+            kind: if snapshot.failure.is_some() {
+                Kind::Failed
+            } else {
+                Kind::Regular
+            },
             description: describe(&snapshot),
             parents: snapshot.parent.iter().map(SnapshotId::to_string).collect(),
             extent,
@@ -337,11 +356,49 @@ fn repositories(store: &Store) -> Result<Vec<Entry>, DiskError> {
     names.par_iter().map(entry).collect()
 }
 
+fn cache_mounts(store: &Store) -> Result<Vec<Entry>, DiskError> {
+    let mounts = store.cache_mounts()?;
+    let entry = |mount: &StoredCacheMount| {
+        let directory = store.root().join("cache-mounts").join(mount.name.to_string());
+        let (extent, _) = measured(&directory)?;
+        let id = mount.identity.as_ref().map(CacheMountIdentity::shown);
+        Ok(Entry {
+            id: mount.name.to_string(),
+            kind: Kind::CacheMount,
+            description: match id {
+                Some(id) => format!("the cache mount {id}"),
+                None => "a cache mount".to_owned(),
+            },
+            parents: Vec::new(),
+            // Whatever links lead into it from outside are no names of another entry's.
+            extent: Extent {
+                own: extent.bytes(),
+                linked: HashMap::new(),
+            },
+            created: mount.created,
+            last_used: Some(mount.used),
+            count: 0,
+            in_use: !mount.users.is_empty(),
+            needed: NeededBy::Nobody,
+            thing: Thing::CacheMount(mount.name),
+        })
+    };
+    mounts.par_iter().map(entry).collect()
+}
+
 /// What goes by other commands, or with the store.
 fn fixtures(store: &Store) -> Result<Vec<Entry>, DiskError> {
     const FIXTURES: [(&str, &[&str], &str); 4] = [
-        ("index", &["index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "used"], "what refers to what"),
-        ("builds", &["builds"], "logs of builds (`builder history rm` removes them)"),
+        (
+            "index",
+            &["index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "used"],
+            "what refers to what",
+        ),
+        (
+            "builds",
+            &["builds"],
+            "logs of builds (`builder history rm` removes them)",
+        ),
         ("containers", &["containers"], "containers (`builder rm` removes them)"),
         ("tmp", &["tmp"], "work in the making"),
     ];

@@ -51,7 +51,9 @@ enum Condition {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FilterError {
     /// A field that entries do not have.
-    #[error("`{0}` is nothing to filter by: id, type, description, parents, inuse, shared, private, mutable, immutable and until are")]
+    #[error(
+        "`{0}` is nothing to filter by: id, type, description, parents, inuse, shared, private, mutable, immutable and until are"
+    )]
     Field(String),
     /// A type that entries do not have.
     #[error("there are no records of type `{0}`: there are {list}", list = kinds())]
@@ -65,7 +67,9 @@ pub enum FilterError {
         value: String,
     },
     /// A pattern with a sign that is not understood.
-    #[error("`{sign}` in `{pattern}` is not understood: patterns have `.`, `*`, `^` and `$`; `\\` stands before what stands for itself")]
+    #[error(
+        "`{sign}` in `{pattern}` is not understood: patterns have `.`, `*`, `^` and `$`; `\\` stands before what stands for itself"
+    )]
     Pattern {
         /// The pattern.
         pattern: String,
@@ -121,6 +125,14 @@ fn pattern(text: &str) -> Result<Pattern, FilterError> {
 }
 
 impl Filter {
+    /// `type=…`.
+    pub(super) fn of_kind(kind: Kind) -> Self {
+        Self {
+            field: Field::Type,
+            condition: Condition::Equal(kind.to_string()),
+        }
+    }
+
     /// Refuses values that no entry can have.
     fn check(&self, name: &str) -> Result<(), FilterError> {
         let (Condition::Equal(value) | Condition::Unequal(value)) = &self.condition else {
@@ -155,7 +167,9 @@ impl Filter {
     pub(super) fn all_match(filters: &[Self], entry: &Entry) -> bool {
         let equal = |filter: &Self| matches!(filter.condition, Condition::Equal(_));
         filters.iter().all(|filter| {
-            let others = filters.iter().filter(|other| other.field == filter.field && equal(other));
+            let others = filters
+                .iter()
+                .filter(|other| other.field == filter.field && equal(other));
             match equal(filter) {
                 true => others.clone().any(|other| other.matches(entry)),
                 false => filter.matches(entry),
@@ -166,7 +180,11 @@ impl Filter {
     fn values(&self, entry: &Entry) -> Vec<String> {
         let truth = |truth: bool| vec![truth.to_string()];
         match self.field {
-            Field::Id => vec![entry.id.clone()],
+            // A digest is also known by its digits.
+            Field::Id => match entry.id.split_once(':') {
+                Some((_, digits)) => vec![entry.id.clone(), digits.to_owned()],
+                None => vec![entry.id.clone()],
+            },
             Field::Parents => entry.parents.clone(),
             Field::Description => vec![entry.description.clone()],
             Field::Type => vec![entry.kind.to_string()],
@@ -214,7 +232,13 @@ mod tests {
         }
         assert_eq!("size=3".parse::<Filter>(), Err(FilterError::Field("size".into())));
         assert_eq!("type=layer".parse::<Filter>(), Err(FilterError::Kind("layer".into())));
-        assert!(matches!("inuse=maybe".parse::<Filter>(), Err(FilterError::Truth { .. })));
-        assert!(matches!("id~=a+".parse::<Filter>(), Err(FilterError::Pattern { sign: '+', .. })));
+        assert!(matches!(
+            "inuse=maybe".parse::<Filter>(),
+            Err(FilterError::Truth { .. })
+        ));
+        assert!(matches!(
+            "id~=a+".parse::<Filter>(),
+            Err(FilterError::Pattern { sign: '+', .. })
+        ));
     }
 }

@@ -135,7 +135,19 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
-        for text in ["", "GB", "-1", "10 apples", "1.2.3", "101%", "x%", "10GBB", "9e99", "1ib", "99999999999TB"] {
+        for text in [
+            "",
+            "GB",
+            "-1",
+            "10 apples",
+            "1.2.3",
+            "101%",
+            "x%",
+            "10GBB",
+            "9e99",
+            "1ib",
+            "99999999999TB",
+        ] {
             assert!(text.parse::<Space>().is_err(), "{text}");
         }
     }

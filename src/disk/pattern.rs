@@ -65,7 +65,7 @@ impl Pattern {
             let mut next = vec![false; count + 1];
             next[0] = !self.from_start;
             for (place, (one, repeated)) in self.parts.iter().enumerate() {
-                if here[place] && matches!(one, One::Any) || here[place] && *one == One::This(letter) {
+                if here[place] && (*one == One::Any || *one == One::This(letter)) {
                     next[if *repeated { place } else { place + 1 }] = true;
                 }
             }
@@ -110,9 +110,20 @@ mod tests {
             (r"a\.b", "a.b", true),
             ("^a.*b.*c$", "a1b2b3c", true),
         ] {
-            assert_eq!(Pattern::parse(pattern).unwrap().is_in(text), found, "{pattern} in {text}");
+            assert_eq!(
+                Pattern::parse(pattern).unwrap().is_in(text),
+                found,
+                "{pattern} in {text}"
+            );
         }
-        for (pattern, sign) in [("*", '*'), ("a**", '*'), ("(a|b)", '('), ("a+", '+'), ("[a]", '['), ("\\", '\\')] {
+        for (pattern, sign) in [
+            ("*", '*'),
+            ("a**", '*'),
+            ("(a|b)", '('),
+            ("a+", '+'),
+            ("[a]", '['),
+            ("\\", '\\'),
+        ] {
             assert_eq!(Pattern::parse(pattern), Err(UnknownSign(sign)), "{pattern}");
         }
     }

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 
 use super::entry::{Entry, Thing, entries};
 use super::{Disk, DiskError, Filter, Limits};
+use crate::cancel::Cancel;
 use crate::oci::Digest;
 use crate::source;
-use crate::store::{FileId, NeededBy, SnapshotId, Store};
+use crate::store::{CacheMountRemoval, FileId, NeededBy, SnapshotId, Store, UnnamedImage};
 
 /// Entries that are removed before it is looked again how much is left.
 const BATCH: usize = 64;
@@ -42,14 +43,14 @@ pub struct Pruned {
 /// Times that it is looked anew, because something that went was in the way of something else.
 const ROUNDS: usize = 4;
 
-/// Removes what `choice` says, beside processes that build; `now` is in seconds since 1970.
+/// Removes what `choice` says, beside processes that build, until it is cancelled; `now` is in seconds since 1970.
 ///
 /// # Errors
 /// Those of the store and of file operations; what went by then is gone.
-pub fn prune(store: &Store, choice: &Choice, now: i64) -> Result<Pruned, DiskError> {
+pub fn prune(store: &Store, choice: &Choice, now: i64, cancel: &Cancel) -> Result<Pruned, DiskError> {
     let mut pruned = Pruned::default();
     for _ in 0..ROUNDS {
-        let (round, refused) = prune_once(store, choice, now)?;
+        let (round, refused) = prune_once(store, choice, now, cancel)?;
         let is_idle = round.entries.is_empty();
         pruned.entries.extend(round.entries);
         pruned.bytes += round.bytes;
@@ -62,18 +63,14 @@ pub fn prune(store: &Store, choice: &Choice, now: i64) -> Result<Pruned, DiskErr
 }
 
 /// What went, and whether something was to go and did not.
-fn prune_once(store: &Store, choice: &Choice, now: i64) -> Result<(Pruned, bool), DiskError> {
-    let mut all = entries(store)?;
+fn prune_once(store: &Store, choice: &Choice, now: i64, cancel: &Cancel) -> Result<(Pruned, bool), DiskError> {
+    let all = entries(store)?;
     let mut used = Held::of(&all);
     let keep = choice.limits.keep(used.bytes, Disk::of(store.root()));
-    if choice.all && choice.filters.is_empty() && used.bytes > keep {
-        let before = choice.unused_for.map(|least| now.saturating_sub(least));
-        // What they alone need may go, and is seen as such from now on.
-        if store.remove_unnamed_images(before)? > 0 {
-            all = entries(store)?;
-            used = Held::of(&all);
-        }
-    }
+    let mut unnamed = match choice.all {
+        true => store.unnamed_images()?,
+        false => Vec::new(),
+    };
     let (mut pruned, mut refused) = (Pruned::default(), false);
     let mut candidates = candidates(&all, choice, now).into_iter();
     loop {
@@ -83,10 +80,10 @@ fn prune_once(store: &Store, choice: &Choice, now: i64) -> Result<(Pruned, bool)
             used.take(entry);
             batch.push(entry);
         }
-        if batch.is_empty() {
+        if batch.is_empty() || cancel.is_cancelled() {
             break;
         }
-        let gone = remove(store, &batch)?;
+        let gone = remove(store, &batch, &mut unnamed)?;
         for (entry, gone) in batch.into_iter().zip(gone) {
             match gone {
                 true => pruned.entries.push(entry.clone()),
@@ -169,7 +166,9 @@ fn candidates<'a>(all: &'a [Entry], choice: &Choice, now: i64) -> Vec<&'a Entry>
     let mut found = Vec::new();
     // Each entry comes after what it stands on: from the last to the first, each comes before.
     for (place, entry) in all.iter().enumerate().rev() {
-        let used = entry.last().max(last.get(entry.id.as_str()).copied().unwrap_or(i64::MIN));
+        let used = entry
+            .last()
+            .max(last.get(entry.id.as_str()).copied().unwrap_or(i64::MIN));
         let goes = !needed.contains(entry.id.as_str()) && may_go(entry, choice, now.saturating_sub(used));
         for parent in &entry.parents {
             let above = last.entry(parent).or_insert(used);
@@ -193,8 +192,8 @@ fn may_go(entry: &Entry, choice: &Choice, unused_for: i64) -> bool {
         && Filter::all_match(&choice.filters, entry)
 }
 
-/// Which of the entries went.
-fn remove(store: &Store, batch: &[&Entry]) -> Result<Vec<bool>, DiskError> {
+/// Which of the entries went. Of `unnamed` those images go first that need any of them.
+fn remove(store: &Store, batch: &[&Entry], unnamed: &mut Vec<UnnamedImage>) -> Result<Vec<bool>, DiskError> {
     let snapshots: Vec<SnapshotId> = batch
         .iter()
         .filter_map(|entry| match entry.thing {
@@ -209,6 +208,13 @@ fn remove(store: &Store, batch: &[&Entry]) -> Result<Vec<bool>, DiskError> {
             _ => None,
         })
         .collect();
+    let is_in_the_way = |image: &mut UnnamedImage| {
+        snapshots.iter().any(|id| image.snapshots.contains(id))
+            || blobs.iter().any(|digest| image.blobs.contains(digest))
+    };
+    for image in unnamed.extract_if(.., is_in_the_way) {
+        store.remove_unnamed_image(&image)?;
+    }
     let removed = store.remove_unneeded(&snapshots, &blobs)?;
     let snapshots: HashSet<SnapshotId> = removed.snapshots.into_iter().collect();
     let blobs: HashSet<Digest> = removed.blobs.into_iter().collect();
@@ -219,6 +225,7 @@ fn remove(store: &Store, batch: &[&Entry]) -> Result<Vec<bool>, DiskError> {
             Thing::Snapshot(id) => snapshots.contains(id),
             Thing::Blob(digest) => blobs.contains(digest),
             Thing::File(path) => remove_file(path)?,
+            Thing::CacheMount(name) => matches!(store.remove_cache_mount(*name)?, CacheMountRemoval::Removed(_)),
             Thing::Repository(name) => source::remove_repository(store, name)?,
             // It may have several snapshots.
             Thing::Failure(name) => match failures.get(name.as_str()) {

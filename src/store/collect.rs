@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use super::error::{Context, Result, StoreError};
+use super::error::{Context, Result};
 use super::holds::Thing;
 use super::measure::Extent;
 use super::needs::{Needs, has_snapshot, layers_in};
@@ -73,53 +73,6 @@ impl Store {
         let snapshots = snapshots.iter().copied().map(Candidate::Snapshot);
         let candidates: Vec<_> = snapshots.chain(blobs.iter().copied().map(Candidate::Blob)).collect();
         self.remove_all_of(&candidates, Records::Remove)
-    }
-
-    /// Forgets images without names that no index with a name consists of, unless a running process relies on them or their
-    /// configuration was written at `before` (seconds since 1970) or later. What they needed is not removed. How many went.
-    ///
-    /// # Errors
-    /// Those of the index.
-    pub fn remove_unnamed_images(&self, before: Option<i64>) -> Result<usize> {
-        let removal = self.removal()?;
-        let may_go = |config: [u8; 32]| {
-            let config = Digest::from_bytes(config);
-            let is_old = before.is_none_or(|before| self.is_older(&config, before));
-            Ok::<_, StoreError>(is_old && removal.claim(Thing::Blob(&config))?)
-        };
-        let index = self.index();
-        index.publish(|transaction| {
-            let failed = |source| index.failed(source);
-            let remove = |image: &[u8; 32]| {
-                let mut delete = transaction.prepare_cached("DELETE FROM images WHERE id = ?1")?;
-                delete.execute([image])
-            };
-            let mut removed = 0;
-            for list in ids(transaction, UNNAMED_LISTS).map_err(failed)? {
-                let members = members_of(transaction, &list).map_err(failed)?;
-                let mut all_may_go = true;
-                for config in members {
-                    all_may_go &= may_go(config)?;
-                }
-                if all_may_go {
-                    removed += remove(&list).map_err(failed)?;
-                }
-            }
-            // What a list that is still there consists of stays.
-            for (image, config) in unnamed_images(transaction).map_err(failed)? {
-                if may_go(config)? {
-                    removed += remove(&image).map_err(failed)?;
-                }
-            }
-            Ok(removed)
-        })
-    }
-
-    fn is_older(&self, blob: &Digest, than: i64) -> bool {
-        let written = std::fs::metadata(self.layout().blob(blob)).and_then(|metadata| metadata.modified());
-        let since = written.map(|time| time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default());
-        // One that is gone is as old as can be.
-        since.map_or(true, |since| i64::try_from(since.as_secs()).is_ok_and(|seconds| seconds < than))
     }
 
     /// Snapshots that no record leads to, those that stand on others first. Others may need them all the same.
@@ -240,35 +193,6 @@ fn is_snapshot_needed(
         || any("SELECT 1 FROM failure_snapshots WHERE snapshot = ?1 LIMIT 1")?
         || records == Records::Keep && any("SELECT 1 FROM records WHERE snapshot = ?1 LIMIT 1")?
         || needs.snapshot(connection, id)?)
-}
-
-/// Images for several platforms without a name.
-const UNNAMED_LISTS: &str =
-    "SELECT id FROM images WHERE id IN (SELECT list FROM members) AND id NOT IN (SELECT image FROM names)";
-
-fn ids(connection: &Connection, query: &str) -> rusqlite::Result<Vec<[u8; 32]>> {
-    connection.prepare(query)?.query_map((), |row| row.get(0))?.collect()
-}
-
-/// The configurations of what a list consists of.
-fn members_of(connection: &Connection, list: &[u8; 32]) -> rusqlite::Result<Vec<[u8; 32]>> {
-    connection
-        .prepare_cached(
-            "SELECT coalesce(config, id) FROM images WHERE id IN (SELECT image FROM members WHERE list = ?1)",
-        )?
-        .query_map([list], |row| row.get(0))?
-        .collect()
-}
-
-/// Images without a name that are part of no list, with their configurations.
-fn unnamed_images(connection: &Connection) -> rusqlite::Result<Vec<([u8; 32], [u8; 32])>> {
-    connection
-        .prepare(
-            "SELECT id, coalesce(config, id) FROM images WHERE id NOT IN (SELECT list FROM members)
-             AND id NOT IN (SELECT image FROM members) AND id NOT IN (SELECT image FROM names)",
-        )?
-        .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect()
 }
 
 /// Blobs that are no form of a layer which a snapshot has.

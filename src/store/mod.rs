@@ -25,6 +25,7 @@ mod scratch;
 mod snapshots;
 mod sync;
 mod turns;
+mod unnamed;
 mod uses;
 
 pub use blobs::{BlobWriter, StagedBlob};
@@ -47,6 +48,7 @@ pub use remove::{remove_all, remove_contents};
 pub use scratch::ScratchDir;
 pub use snapshots::{Kinship, PendingSnapshot, SnapshotRecord};
 pub use turns::{Hold, User};
+pub use unnamed::UnnamedImage;
 pub use uses::{Measured, Use};
 
 use std::fmt;

@@ -56,14 +56,19 @@ impl Needs {
                 let config = row.get::<_, Option<[u8; 32]>>(1)?.unwrap_or(id);
                 let manifest: Option<String> = row.get(2)?;
                 let manifest = manifest.and_then(|json| serde_json::from_str(&json).ok());
-                self.add(Digest::from_bytes(id), Digest::from_bytes(config), manifest.as_ref(), layout);
+                self.add(
+                    Digest::from_bytes(id),
+                    Digest::from_bytes(config),
+                    manifest.as_ref(),
+                    layout,
+                );
             }
         }
         Ok(())
     }
 
     /// An image whose documents are gone or damaged leads to nothing more.
-    fn add(&mut self, image: Digest, config: Digest, manifest: Option<&Descriptor>, layout: &Layout) {
+    pub(super) fn add(&mut self, image: Digest, config: Digest, manifest: Option<&Descriptor>, layout: &Layout) {
         self.blobs.insert(config);
         let parsed = document(&layout.blob(&config), &config)
             .and_then(|bytes| serde_json::from_slice::<ImageConfig>(&bytes).ok());
@@ -123,6 +128,22 @@ impl Needs {
             }
         }
         Ok(false)
+    }
+
+    /// The snapshots of all stacks.
+    pub(super) fn snapshots(&self, connection: &Connection) -> rusqlite::Result<HashSet<SnapshotId>> {
+        let mut found = HashSet::new();
+        let mut statement = connection.prepare_cached("SELECT snapshot FROM chains WHERE chain = ?1")?;
+        for chain in self.chains.keys() {
+            let id = statement.query_row([chain.as_bytes()], |row| row.get(0)).optional()?;
+            found.extend(id.map(SnapshotId::from_sql));
+        }
+        Ok(found)
+    }
+
+    /// The documents, and the layers that these name.
+    pub(super) fn into_blobs(self) -> HashSet<Digest> {
+        self.blobs
     }
 
     /// Whether an image has the layer.

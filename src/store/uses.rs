@@ -87,7 +87,11 @@ impl Store {
             Ok(metadata) if metadata.len() > LONGEST => {}
             _ => return Ok(()),
         }
-        let file = File::options().read(true).write(true).open(&path).during("open", &path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .during("open", &path)?;
         flock(&file, FlockOperation::LockExclusive).during("lock", &path)?;
         let noted = read(&file).during("read", &path)?;
         self.index().write(|transaction| {
@@ -145,11 +149,7 @@ impl Store {
             transaction.execute("DELETE FROM measured", ())?;
             transaction.execute(
                 "INSERT INTO measured (time, bytes, free) VALUES (?1, ?2, ?3)",
-                (
-                    measured.time,
-                    measured.bytes.cast_signed(),
-                    measured.free.cast_signed(),
-                ),
+                (measured.time, measured.bytes.cast_signed(), measured.free.cast_signed()),
             )?;
             Ok(())
         })

@@ -11,6 +11,7 @@ mod lying;
 mod support;
 
 mod add_from_elsewhere;
+mod bound_the_store;
 mod build_for_platforms;
 mod build_from_elsewhere;
 mod build_on_layouts;

@@ -5,6 +5,7 @@ mod cache_mount;
 mod container;
 mod containers;
 mod debug;
+mod du;
 mod explain;
 mod fmt;
 mod history;
@@ -13,6 +14,7 @@ mod inspect;
 mod load;
 mod output;
 mod plan;
+mod prune;
 mod pull;
 mod push;
 mod rmi;
@@ -49,6 +51,8 @@ pub(super) enum Command {
     Save(save::Arguments),
     Load(load::Arguments),
     Spec(Box<spec::Arguments>),
+    Du(du::Arguments),
+    Prune(prune::Arguments),
     Ps(containers::ListArguments),
     Rm(containers::RemoveArguments),
 }
@@ -74,6 +78,8 @@ impl Command {
             Command::Save(arguments) => save::run(&arguments, global),
             Command::Load(arguments) => load::run(&arguments, global),
             Command::Spec(arguments) => spec::run(&arguments, global),
+            Command::Du(arguments) => du::run(&arguments, global),
+            Command::Prune(arguments) => prune::run(&arguments, global),
             Command::Ps(arguments) => containers::list(&arguments, global),
             Command::Rm(arguments) => containers::remove(&arguments, global),
         }?;

@@ -29,6 +29,7 @@ use self::dockerfile::DockerfileText;
 use self::failed_step::KeptSteps;
 use super::output::write_outputs;
 use crate::cli::agents::RunningAgents;
+use crate::cli::collection::keep_within_limits;
 use crate::cli::diagnostic::SourceFile;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::{Watch, watch_signals};
@@ -210,7 +211,7 @@ fn at_work<T>(
     let secrets = Secrets::new(&arguments.secrets)?;
     let session = Session::open_for_processes(global, &arguments.isolation)?;
     // From the first thing that is looked for to the last that is delivered.
-    let _in_use = session.store.in_use()?;
+    let in_use = session.store.in_use()?;
     let signals = watch_signals()?;
     let progress = renderer(style);
     let agents = RunningAgents::start(&arguments.ssh, &session.store)?;
@@ -237,12 +238,15 @@ fn at_work<T>(
         progress: &*progress,
         cancel: &signals.cancel,
     };
-    work(Desk {
+    let done = work(Desk {
         session: &session,
         workshop,
         display: &*progress,
         signals: &signals,
-    })
+    });
+    drop(in_use);
+    keep_within_limits(&session, &signals.cancel);
+    done
 }
 
 /// What is to be built, as the arguments say it.
