@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cache::CacheKey;
 use crate::cache::remote::{RemoteCache, RemoteRecord};
@@ -23,6 +23,9 @@ use super::{Services, StepError, schedule};
 
 /// Records that a remote is asked for at the same time.
 const PARALLEL: usize = 16;
+/// How long remotes may take to say which records they have. One that is not through by then is done without: it would take
+/// as long for each layer.
+const LONGEST_ROUND: Duration = Duration::from_secs(15);
 /// How often is looked whether the build was stopped, while remotes are waited for.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -131,7 +134,11 @@ impl<'a> Remote<'a> {
     fn collect(&self, ids: &[VertexId], mut open: BTreeSet<usize>, answers: &Receiver<Answer>) {
         let mut undecided: BTreeMap<usize, BTreeSet<usize>> =
             (0..ids.len()).map(|number| (number, BTreeSet::new())).collect();
+        let until = Instant::now() + LONGEST_ROUND;
         while !undecided.is_empty() && !self.services.cancel.is_cancelled() {
+            if Instant::now() > until {
+                return self.give_up_slow(&open, &undecided);
+            }
             let answer = match answers.recv_timeout(GLANCE) {
                 Ok(answer) => answer,
                 Err(RecvTimeoutError::Timeout) => continue,
@@ -156,6 +163,19 @@ impl<'a> Remote<'a> {
                 }
             }
             undecided.retain(|_, without| !open.is_subset(without));
+        }
+    }
+
+    /// Does without those of the remotes that are `open` which owe an answer to a question that is `undecided`.
+    fn give_up_slow(&self, open: &BTreeSet<usize>, undecided: &BTreeMap<usize, BTreeSet<usize>>) {
+        for place in open {
+            let owed = undecided.values().filter(|without| !without.contains(place)).count();
+            if owed > 0 {
+                let seconds = LONGEST_ROUND.as_secs();
+                let failure =
+                    format!("after {seconds} seconds it had not answered for {owed} of the results asked for");
+                let _ = self.places[*place].failure.set(failure);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -140,7 +141,7 @@ fn caches_that_are_dead_slow_or_wrong_cost_one_warning_each() {
     let bad = [dead.to_string(), slow.to_string(), broken.host()];
     let caches: String = bad.iter().map(|host| from(&format!("{host}/c")) + " ").collect();
     let project = machine();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let built = build(&project, &caches).ran(["COPY src/ /src/"]);
     for host in &bad {
         let warnings = built
@@ -159,9 +160,27 @@ fn caches_that_are_dead_slow_or_wrong_cost_one_warning_each() {
     // And one that is slow holds nobody up who finds what is needed elsewhere.
     let good = repository(&honest.host());
     build(&project, &to(&good, "max"));
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     build(&machine(), &format!("{caches} {}", from(&good))).ran_nothing();
     assert!(begun.elapsed().as_secs() < 8, "{:?}", begun.elapsed());
+}
+
+/// One that answers, but each time only just in time.
+#[test]
+fn a_cache_that_trickles_is_done_without() {
+    let (server, project) = (LyingRegistry::start(), machine());
+    server.lie("GET", "/manifests/", usize::MAX, Lie::Drip(Duration::from_millis(100)));
+    let steps: String = (0..60).map(|number| format!("COPY src/one /{number}\n")).collect();
+    project.write("Dockerfile", format!("FROM busybox\n{steps}"));
+    let begun = Instant::now();
+    let built = build(&project, &from(&format!("{}/c", server.host())));
+    assert!(begun.elapsed().as_secs() < 35, "{:?}", begun.elapsed());
+    assert_eq!(
+        built.stderr.matches("after 15 seconds it had not answered").count(),
+        1,
+        "{}",
+        built.stderr
+    );
 }
 
 #[test]
