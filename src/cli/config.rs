@@ -7,11 +7,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::collection::Collection;
 use super::failure::Failure;
 use super::isolation::Way;
+use super::limits::Size;
+use crate::cache::remote::MountLimits;
 use crate::context::Modes;
 use crate::registry::RegistryConfig;
 
@@ -32,9 +34,50 @@ pub(super) struct Config {
     pub runtime: Option<String>,
     /// `[gc]`: how much the cache may take.
     pub gc: Option<Collection>,
+    /// `[cache-mounts]`.
+    #[serde(default, rename = "cache-mounts")]
+    pub cache_mounts: CacheMountConfig,
     /// `[registry."docker.io"]` and its kin.
     #[serde(default)]
     pub registry: RegistryConfig,
+}
+
+/// What a cache mount may have that is carried to other machines or comes from them.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct CacheMountConfig {
+    /// Bytes of all its files: a number, or one with a unit such as `20g`.
+    #[serde(default, deserialize_with = "size")]
+    pub max_size: Option<u64>,
+    /// Files, directories and links.
+    pub max_entries: Option<u64>,
+}
+
+impl CacheMountConfig {
+    /// The limits.
+    pub fn limits(self) -> MountLimits {
+        let default = MountLimits::default();
+        MountLimits {
+            bytes: self.max_size.unwrap_or(default.bytes),
+            entries: self.max_entries.unwrap_or(default.entries),
+        }
+    }
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Bytes(u64),
+        Text(String),
+    }
+    match Written::deserialize(deserializer)? {
+        Written::Bytes(bytes) => Ok(Some(bytes)),
+        Written::Text(text) => text
+            .parse::<Size>()
+            .map(|size| Some(size.0))
+            .map_err(serde::de::Error::custom),
+    }
 }
 
 /// `--copy-mode`.
@@ -86,6 +129,10 @@ impl Config {
             config.runtime = own.runtime.or(config.runtime);
             config.copy_mode = own.copy_mode.or(config.copy_mode);
             config.gc = own.gc.or(config.gc);
+            config.cache_mounts = CacheMountConfig {
+                max_size: own.cache_mounts.max_size.or(config.cache_mounts.max_size),
+                max_entries: own.cache_mounts.max_entries.or(config.cache_mounts.max_entries),
+            };
             config.registry.overlay(own.registry);
         }
         Ok(config)

@@ -205,10 +205,9 @@ pub(super) struct Opening<'a> {
 pub(super) fn open(opening: Opening<'_>, wanted: &Wanted<'_>) -> Result<Held, CacheMountError> {
     let open = match wanted.sharing {
         Sharing::Shared => opening.shared(wanted)?,
-        Sharing::Locked => opening.in_turn(wanted, Hold::Alone)?,
-        Sharing::Private => opening.first_free(wanted)?,
+        Sharing::Locked => opening.filled(wanted, opening.in_turn(wanted, Hold::Alone)?)?,
+        Sharing::Private => opening.filled(wanted, opening.first_free(wanted)?)?,
     };
-    opening.fill(wanted, &open)?;
     let used = wanted.used(open.name());
     opening.mounts.used(used);
     Ok(Held {
@@ -276,9 +275,9 @@ impl Opening<'_> {
             None
         };
         let Some(alone) = alone else {
-            return self.in_turn(wanted, Hold::Shared);
+            return self.seeded(wanted, self.in_turn(wanted, Hold::Shared)?);
         };
-        self.fill(wanted, &alone)?;
+        let alone = self.filled(wanted, alone)?;
         alone.share().map_err(wanted.failed())?;
         Ok(alone)
     }
@@ -292,18 +291,23 @@ impl Opening<'_> {
         Err(CacheMountError::TooManyCopies(wanted.id()))
     }
 
-    /// Makes what a step is to find, where there is nothing.
-    fn fill(&self, wanted: &Wanted<'_>, open: &OpenCacheMount) -> Result<(), CacheMountError> {
-        let (name, data) = (open.name(), open.data());
+    /// Makes what a step is to find in a mount that it has alone, where there is nothing.
+    fn filled(&self, wanted: &Wanted<'_>, open: OpenCacheMount) -> Result<OpenCacheMount, CacheMountError> {
+        let name = open.name();
         if self.mounts.begins_anew(name) {
             open.clear().map_err(wanted.failed())?;
             self.mounts.began(name);
         }
-        if self.mounts.may_fetch() && is_empty(&data) && self.fetch(wanted, open)? {
-            return Ok(());
+        if self.mounts.may_fetch() && is_empty(&open.data()) && self.fetch(wanted, &open)? {
+            return Ok(open);
         }
-        if data.exists() {
-            return Ok(());
+        self.seeded(wanted, open)
+    }
+
+    /// Makes what a new mount begins with.
+    fn seeded(&self, wanted: &Wanted<'_>, open: OpenCacheMount) -> Result<OpenCacheMount, CacheMountError> {
+        if open.data().exists() {
+            return Ok(open);
         }
         let scratch = self.store.temp_dir().map_err(wanted.failed())?;
         let new = scratch.path().join("data");
@@ -315,7 +319,8 @@ impl Opening<'_> {
                 source: Box::new(source),
             })?,
         }
-        open.publish(&new).map_err(wanted.failed())
+        open.publish(&new).map_err(wanted.failed())?;
+        Ok(open)
     }
 
     fn fetch(&self, wanted: &Wanted<'_>, open: &OpenCacheMount) -> Result<bool, CacheMountError> {

@@ -42,6 +42,7 @@ use crate::planner::{PlanErrors, PlanOptions, Warning};
 use crate::progress::Progress;
 use crate::pull::{PullPolicy, Puller};
 use crate::snapshot::Snapshotter;
+pub use crate::solver::CacheMountState;
 use crate::solver::{self, Services, Solution, SolveError, SolveOptions, StepReport, Unshared};
 use crate::store::{Annotations, Member, SnapshotId, Store, StoreError};
 
@@ -77,6 +78,8 @@ pub struct BuildRequest {
     pub jobs: NonZeroUsize,
     /// What `git` may see of the caller's environment.
     pub variables: Vec<(OsString, OsString)>,
+    /// What cache mounts hold when the build uses them first.
+    pub cache_mounts: CacheMountState,
 }
 
 /// What a name leads to.
@@ -187,6 +190,7 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         let options = SolveOptions {
             jobs: request.jobs,
             epoch: plans.images.first().and_then(|image| image.epoch),
+            cache_mounts: request.cache_mounts,
         };
         let targets: Vec<VertexId> = plans.results().collect();
         solver::solve(&plans.graph, &targets, services, options)

@@ -99,13 +99,14 @@ impl Place<'_> {
     }
 }
 
-/// Unpacks all of `input` below `root`.
+/// Unpacks the entries of `input` that `is_kept` says yes to below `root`.
 pub(super) fn unpack<'a>(
     root: BorrowedFd<'a>,
     input: &mut dyn io::Read,
     purpose: Purpose,
     ids: IdMode,
     limits: Limits,
+    is_kept: &dyn Fn(&Entry) -> bool,
 ) -> Result<Extractor<'a>, SnapshotError> {
     let mut extractor = Extractor {
         root,
@@ -119,7 +120,9 @@ pub(super) fn unpack<'a>(
     };
     let mut reader = ArchiveReader::new(input, limits);
     while let Some(entry) = reader.next_entry()? {
-        extractor.add(entry, &mut reader)?;
+        if is_kept(&entry) {
+            extractor.add(entry, &mut reader)?;
+        }
     }
     extractor.size = reader.drain()?;
     extractor.last = None;

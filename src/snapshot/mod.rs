@@ -22,6 +22,7 @@ mod merge;
 mod metadata;
 mod overlay;
 mod ownership;
+pub mod packs;
 mod path;
 mod rootfs;
 mod snapshotter;

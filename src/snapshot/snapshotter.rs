@@ -189,7 +189,9 @@ impl Snapshotter {
         let root = open_root(&fs)?;
         rustix::fs::fchmod(&root, rustix::fs::Mode::from_raw_mode(0o755))
             .map_err(|errno| host("chmod", &fs)(errno.into()))?;
-        let extractor = unpack(root.as_fd(), tar, Purpose::Layer(self.marks), self.ids, limits)?;
+        let extractor = unpack(root.as_fd(), tar, Purpose::Layer(self.marks), self.ids, limits, &|_| {
+            true
+        })?;
         let (deferred, omissions, size) = (extractor.deferred, extractor.omissions, extractor.size);
         Ok(UnpackedLayer {
             scratch,
@@ -212,7 +214,7 @@ impl Snapshotter {
         owner: Option<Owner>,
         limits: Limits,
     ) -> Result<Vec<Omission>, SnapshotError> {
-        let extractor = unpack(directory, tar, Purpose::Archive(owner), self.ids, limits)?;
+        let extractor = unpack(directory, tar, Purpose::Archive(owner), self.ids, limits, &|_| true)?;
         extractor.deferred.set_times(directory)?;
         Ok(extractor.omissions)
     }

@@ -12,6 +12,7 @@ mod error;
 mod foresee;
 mod keys;
 mod lookup;
+mod mounts;
 mod remote;
 mod schedule;
 mod share;
@@ -85,6 +86,18 @@ pub struct SolveOptions {
     pub jobs: NonZeroUsize,
     /// `SOURCE_DATE_EPOCH`: layers are digested in the background while later steps run, and their digest depends on it.
     pub epoch: Option<i64>,
+    /// What cache mounts hold when a step uses them first.
+    pub cache_mounts: CacheMountState,
+}
+
+/// What a cache mount holds when a step of a build uses it first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CacheMountState {
+    /// What earlier builds left there, or a remote cache has.
+    #[default]
+    Kept,
+    /// Nothing, or what it begins from.
+    Anew,
 }
 
 /// What a solve gave.

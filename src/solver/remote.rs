@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cache::CacheKey;
-use crate::cache::remote::{RemoteCache, RemoteRecord};
+use crate::cache::remote::{Origin, RemoteCache, RemoteRecord};
 use crate::graph::{Graph, Op, VertexId};
 use crate::oci::{ChainId, Descriptor, DiffId};
 use crate::progress::Event;
@@ -75,9 +75,9 @@ enum Answer {
 
 impl<'a> Remote<'a> {
     pub fn new(services: Services<'a>) -> Self {
-        let place = |cache: &Arc<dyn RemoteCache>| {
+        let place = |origin: &Origin| {
             Arc::new(Place {
-                cache: cache.clone(),
+                cache: origin.cache.clone(),
                 failure: OnceLock::new(),
                 told: AtomicBool::new(false),
             })
@@ -214,7 +214,14 @@ impl<'a> Remote<'a> {
         lock(&self.found)
     }
 
-    fn is_open(&self, place: usize) -> bool {
+    /// A remote failed, by its place, and is not asked further. The user is told once.
+    pub fn give_up(&self, place: usize, failure: String) {
+        let _ = self.places[place].failure.set(failure);
+        self.tell_failures();
+    }
+
+    /// Whether a remote did not fail.
+    pub fn is_open(&self, place: usize) -> bool {
         self.places[place].failure.get().is_none()
     }
 
@@ -329,7 +336,7 @@ fn unusable(remote: &Place, key: CacheKey, error: &(dyn std::error::Error + 'sta
 }
 
 /// An error and its causes, in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(in crate::solver) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

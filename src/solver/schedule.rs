@@ -16,6 +16,7 @@ use crate::store::SnapshotId;
 use super::account;
 use super::keys::Keys;
 use super::lookup::{self, Decision, Made};
+use super::mounts::{self, Mounts};
 use super::remote::Remote;
 use super::share;
 use super::step::{Finished, Step};
@@ -50,8 +51,10 @@ pub(super) fn run(
         false => state.unfinished,
     };
     let (sender, results) = channel();
+    let mounts = Mounts::new(services, remote, options.cache_mounts);
     let schedule = Schedule {
         graph,
+        mounts: &mounts,
         keys,
         remote,
         services,
@@ -62,6 +65,7 @@ pub(super) fn run(
         changed: Condvar::new(),
     };
     schedule.share_known()?;
+    schedule.share_known_mounts();
     let unshared = std::thread::scope(|scope| {
         let layers = &schedule.layers;
         let share = move || share::share(&results, services, options.epoch, layers);
@@ -115,10 +119,11 @@ struct Schedule<'a> {
     keys: &'a Keys,
     remote: &'a Remote<'a>,
     services: Services<'a>,
+    mounts: &'a Mounts<'a>,
     options: SolveOptions,
     layers: BTreeSet<VertexId>,
     /// Where results go that are given to remote caches, if there are any.
-    shared: Mutex<Option<Sender<share::Result>>>,
+    shared: Mutex<Option<Sender<share::Gift>>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -233,7 +238,7 @@ impl Schedule<'_> {
         self.changed.notify_all();
     }
 
-    fn shared(&self) -> MutexGuard<'_, Option<Sender<share::Result>>> {
+    fn shared(&self) -> MutexGuard<'_, Option<Sender<share::Gift>>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -261,13 +266,54 @@ impl Schedule<'_> {
             let (key, base) = (keyed.key, chain(self.graph, id).1);
             // The receiver goes only after the sender.
             let spoilt = self.remote.is_spoilt(id);
-            let _ = sender.send(share::Result {
+            let result = share::Result {
                 id,
                 key,
                 base,
                 made,
                 spoilt,
-            });
+            };
+            let _ = sender.send(share::Gift::Result(result));
+        }
+    }
+
+    /// Gives away the cache mounts of a vertex that ended, but for those that another one is still to use.
+    fn share_mounts(&self, state: &State, id: VertexId) {
+        let shared = self.shared();
+        let Some(sender) = &*shared else { return };
+        for mount in mounts::ids_of(&self.graph[id]) {
+            if !self.will_use(state, mount) {
+                for used in self.mounts.take_used(mount) {
+                    let _ = sender.send(share::Gift::Mount(used));
+                }
+            }
+        }
+    }
+
+    /// Whether a vertex that is to run, and has not ended, uses the cache mount with this id.
+    fn will_use(&self, state: &State, mount: &str) -> bool {
+        let open = |(id, decision): (&VertexId, &Decision)| {
+            let is_open = *decision == Decision::Run && !state.results.contains_key(id);
+            is_open && mounts::ids_of(&self.graph[*id]).any(|other| other == mount)
+        };
+        state.decisions.iter().any(open)
+    }
+
+    /// Gives away cache mounts that this build does not use, because the steps that do have run before.
+    fn share_known_mounts(&self) {
+        let (state, shared) = (self.state(), self.shared());
+        let Some(sender) = &*shared else { return };
+        if !self.services.remotes.to.iter().any(|to| to.mounts) {
+            return;
+        }
+        for id in self.keys.reachable() {
+            let Op::Exec(exec) = &self.graph[id].op else { continue };
+            for mount in mounts::ids_of(&self.graph[id]) {
+                if !self.will_use(&state, mount) {
+                    let (id, platform) = (mount.to_owned(), exec.platform.clone());
+                    let _ = sender.send(share::Gift::KnownMount { id, platform });
+                }
+            }
         }
     }
 
@@ -344,6 +390,7 @@ impl Schedule<'_> {
             graph: self.graph,
             keys: self.keys,
             services: self.services,
+            mounts: self.mounts,
             inputs,
         }
         .run();
@@ -388,6 +435,7 @@ impl Schedule<'_> {
                 self.share(id, finished.made);
                 state.unfinished -= 1;
                 state.results.insert(id, finished.made);
+                self.share_mounts(&state, id);
                 state
                     .undigested
                     .extend(finished.made.snapshot.filter(|_| self.layers.contains(&id)));

@@ -15,15 +15,26 @@ use crate::cache::remote::{
 };
 use crate::export::{self, Compression, ExportError};
 use crate::graph::VertexId;
-use crate::oci::{ChainId, Descriptor, DiffId, Digest};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, Platform};
 use crate::progress::Event;
 use crate::store::{SnapshotId, StoreError};
 
 use super::Services;
 use super::lookup::Made;
+use super::mounts::{Giving, UsedMount};
 
 /// Results that go to one remote at the same time.
 const PARALLEL: usize = 8;
+
+/// Something that may be given away.
+pub(super) enum Gift {
+    /// A step's result.
+    Result(Result),
+    /// A cache mount that steps of this build used, and none will any more.
+    Mount(UsedMount),
+    /// The cache mounts of an id that no step of this build uses.
+    KnownMount { id: String, platform: Platform },
+}
 
 /// A result that may be given away.
 #[derive(Clone)]
@@ -59,7 +70,7 @@ enum ShareError {
 
 /// Gives results to the remotes of a build until there are no more. What those did not get that must not fail.
 pub(super) fn share(
-    results: &Receiver<Result>,
+    gifts: &Receiver<Gift>,
     services: Services<'_>,
     epoch: Option<i64>,
     layers: &BTreeSet<VertexId>,
@@ -82,7 +93,17 @@ pub(super) fn share(
             queues.push(sender);
             scope.spawn(move || sharer.work(receiver));
         }
-        for result in results {
+        let (mounts, receiver) = channel();
+        let sharers = &sharers;
+        scope.spawn(move || receiver.iter().for_each(|gift| give_mount(sharers, services, &gift)));
+        for gift in gifts {
+            let result = match gift {
+                Gift::Result(result) => result,
+                mount @ (Gift::Mount(_) | Gift::KnownMount { .. }) => {
+                    let _ = mounts.send(mount);
+                    continue;
+                }
+            };
             for (sharer, queue) in sharers.iter().zip(&queues) {
                 if sharer.destination.mode == ExportMode::Max || layers.contains(&result.id) {
                     // The receiver goes only after the sender.
@@ -98,6 +119,29 @@ pub(super) fn share(
         Some(Unshared { cache, reason })
     };
     sharers.into_iter().filter(must_not).filter_map(unshared).collect()
+}
+
+/// Gives a cache mount to all remotes that are to have it, and did not fail.
+fn give_mount(sharers: &[Sharer<'_>], services: Services<'_>, gift: &Gift) {
+    let wanted = |sharer: &Sharer<'_>| sharer.destination.mounts && sharer.failure.get().is_none();
+    let destinations = sharers.iter().enumerate().filter(|(_, sharer)| wanted(sharer));
+    let giving = Giving {
+        services,
+        destinations: destinations
+            .map(|(place, sharer)| (place, sharer.destination))
+            .collect(),
+    };
+    if giving.destinations.is_empty() || services.cancel.is_cancelled() {
+        return;
+    }
+    let failures = match gift {
+        Gift::Result(_) => Vec::new(),
+        Gift::Mount(mount) => giving.give(mount),
+        Gift::KnownMount { id, platform } => giving.give_known(id, platform),
+    };
+    for (place, reason) in failures {
+        sharers[place].fail(reason);
+    }
 }
 
 /// A lock for each snapshot, so that what several results and remotes need is digested and compressed once.
@@ -156,14 +200,17 @@ impl Sharer<'_> {
     fn give(&self, result: &Result) {
         let Some(snapshot) = result.made.snapshot else { return };
         if let Err(error) = self.give_all_of(snapshot, result) {
-            let reason = super::remote::chain(&error);
-            if self.failure.set(reason.clone()).is_ok() && !self.services.cancel.is_cancelled() {
-                let name = self.destination.cache.name();
-                let message = format!("{name} gets nothing more of this build: {reason}");
-                self.services.progress.report(Event::Warning { message });
-            }
-            self.changed.notify_all();
+            self.fail(super::remote::chain(&error));
         }
+    }
+
+    fn fail(&self, reason: String) {
+        if self.failure.set(reason.clone()).is_ok() && !self.services.cancel.is_cancelled() {
+            let name = self.destination.cache.name();
+            let message = format!("{name} gets nothing more of this build: {reason}");
+            self.services.progress.report(Event::Warning { message });
+        }
+        self.changed.notify_all();
     }
 
     fn give_all_of(&self, snapshot: SnapshotId, result: &Result) -> std::result::Result<(), ShareError> {

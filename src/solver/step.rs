@@ -13,6 +13,7 @@ use crate::store::SnapshotId;
 use super::account;
 use super::keys::{Keyed, Keys, Selector};
 use super::lookup::Made;
+use super::mounts::{Mounts, StepMounts};
 use super::{Services, StepError};
 
 /// One vertex whose inputs are there.
@@ -22,6 +23,7 @@ pub(super) struct Step<'a> {
     pub graph: &'a Graph,
     pub keys: &'a Keys,
     pub services: Services<'a>,
+    pub mounts: &'a Mounts<'a>,
     /// The inputs' results, in their order; `None` for an empty one, and for a context.
     pub inputs: Vec<Option<SnapshotId>>,
 }
@@ -136,6 +138,13 @@ impl Step<'_> {
         match &self.vertex.op {
             Op::Exec(exec) => {
                 let step = StepId(self.id.index());
+                let mounts = StepMounts {
+                    mounts: self.mounts,
+                    step,
+                    vertex: self.vertex,
+                    keys: self.keys,
+                    platform: &exec.platform,
+                };
                 let task = executor::ExecTask {
                     op: exec,
                     inputs: &inputs,
@@ -145,7 +154,7 @@ impl Step<'_> {
                     agents,
                     resources,
                     network,
-                    mounts: &executor::LocalCacheMounts,
+                    mounts: &mounts,
                     progress,
                     step,
                     name: &self.vertex.label.name,

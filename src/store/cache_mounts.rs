@@ -301,11 +301,7 @@ impl Store {
         let directory = self.cache_mount_directory(name);
         let about = directory.join("about");
         if !about.exists() {
-            let scratch = self.temp_dir()?;
-            let new = scratch.path().join("about");
-            let text = serde_json::to_vec(identity).unwrap_or_default();
-            fs::write(&new, text).during("write", &new)?;
-            fs::rename(&new, &about).during("rename", &new)?;
+            self.replace_file(&about, &serde_json::to_vec(identity).unwrap_or_default())?;
         }
         touch(&directory.join(format!("{USED}{}", claim.sharing)))?;
         Ok(OpenCacheMount {
@@ -340,6 +336,22 @@ impl Store {
             (id(one), one.name).cmp(&(id(other), other.name))
         });
         Ok(mounts)
+    }
+
+    /// A file of a mount's own, which no step sees: what others note of it.
+    pub fn cache_mount_note(&self, name: CacheMountName, file: &str) -> PathBuf {
+        self.cache_mount_directory(name).join(file)
+    }
+
+    /// Writes a file below the store's root: the old content or the new one is there, whoever is killed.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn replace_file(&self, path: &Path, content: &[u8]) -> Result<()> {
+        let scratch = self.temp_dir()?;
+        let new = scratch.path().join("new");
+        fs::write(&new, content).during("write", &new)?;
+        fs::rename(&new, path).during("rename", &new)
     }
 
     /// What is known of a cache mount; `None` where there is nothing in it, or none.

@@ -17,6 +17,7 @@ mod build_from_elsewhere;
 mod build_on_layouts;
 mod build_with_cache;
 mod build_with_stages;
+mod carry_caches;
 mod check_a_dockerfile;
 mod copy_files;
 mod enter_failed_steps;

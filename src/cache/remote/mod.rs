@@ -7,6 +7,7 @@
 
 mod directory;
 pub mod inline;
+mod mounts;
 mod record;
 pub mod registry;
 mod timed;
@@ -16,6 +17,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 pub use directory::Directory;
+pub use mounts::{MountKey, MountLimits, MountPack, MountRecord, MountRecordError};
 pub use record::{LARGEST_RECORD, RecordError, RemoteLayer, RemoteRecord};
 pub use registry::RegistryCache;
 pub use timed::Timed;
@@ -28,11 +30,22 @@ use crate::registry::RegistryError;
 #[derive(Clone, Default)]
 pub struct Remotes {
     /// Those that are asked, in this order.
-    pub from: Vec<Arc<dyn RemoteCache>>,
+    pub from: Vec<Origin>,
     /// Those that results are given to.
     pub to: Vec<Destination>,
     /// Whether images are to carry the records of their own steps.
     pub inline: bool,
+    /// What a cache mount may have that is carried to or from them.
+    pub mount_limits: MountLimits,
+}
+
+/// A remote cache that is asked.
+#[derive(Clone)]
+pub struct Origin {
+    /// Where.
+    pub cache: Arc<dyn RemoteCache>,
+    /// Whether cache mounts that are empty here are taken from it.
+    pub mounts: bool,
 }
 
 /// A remote cache that results are given to.
@@ -46,6 +59,8 @@ pub struct Destination {
     pub compression: BlobCompression,
     /// What it means that it does not get them all.
     pub on_failure: OnFailure,
+    /// Whether it gets cache mounts.
+    pub mounts: bool,
 }
 
 /// How a layer's blob is compressed.

@@ -13,7 +13,8 @@ use self::fields::Fields;
 use super::failure::Failure;
 use super::session::Session;
 use crate::cache::remote::{
-    BlobCompression, Destination, Directory, ExportMode, OnFailure, RegistryCache, RemoteCache, Remotes, registry,
+    BlobCompression, Destination, Directory, ExportMode, OnFailure, Origin, RegistryCache, RemoteCache, Remotes,
+    registry,
 };
 use crate::cancel::Cancel;
 use crate::oci::Reference;
@@ -30,6 +31,7 @@ const INLINE_ARGUMENT: &str = "BUILDKIT_INLINE_CACHE";
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct CacheSource {
     place: Place,
+    mounts: bool,
 }
 
 /// One `--cache-to`.
@@ -43,6 +45,7 @@ pub(super) enum CacheDestination {
         mode: ExportMode,
         compression: BlobCompression,
         on_failure: OnFailure,
+        mounts: bool,
     },
 }
 
@@ -160,8 +163,9 @@ impl FromStr for CacheSource {
             return Err("name the image that carries its cache: type=registry,ref=IMAGE".into());
         }
         let place = Place::read(&kind, &mut fields, Direction::From)?;
+        let mounts = fields.take_bool("mounts")?.unwrap_or(false);
         fields.finish()?;
-        Ok(Self { place })
+        Ok(Self { place, mounts })
     }
 }
 
@@ -187,12 +191,14 @@ impl FromStr for CacheDestination {
             Some(other) => return Err(format!("compression={other}: it is zstd, gzip or uncompressed")),
         };
         let on_failure = on_failure(&mut fields)?;
+        let mounts = fields.take_bool("mounts")?.unwrap_or(false);
         fields.finish()?;
         Ok(Self::Place {
             place,
             mode,
             compression,
             on_failure,
+            mounts,
         })
     }
 }
@@ -202,6 +208,9 @@ impl CacheDestination {
         match fields.take("mode").as_deref() {
             None | Some("min") => {}
             Some(_) => return Err("type=inline: an image carries no layers but its own: mode is min".into()),
+        }
+        if fields.take_bool("mounts")? == Some(true) {
+            return Err("type=inline: an image carries no cache mounts: give them to another cache too".into());
         }
         // There is nothing that could fail.
         on_failure(&mut fields)?;
@@ -237,20 +246,26 @@ pub(super) fn open(
             mode,
             compression,
             on_failure,
+            mounts,
         } => Some(place.open(Direction::To, &opener).map(|cache| Destination {
             cache,
             mode: *mode,
             compression: *compression,
             on_failure: *on_failure,
+            mounts: *mounts,
         })),
     };
+    let origin = |source: &CacheSource| {
+        Ok::<_, Failure>(Origin {
+            cache: source.place.open(Direction::From, &opener)?,
+            mounts: source.mounts,
+        })
+    };
     Ok(Remotes {
-        from: from
-            .iter()
-            .map(|source| source.place.open(Direction::From, &opener))
-            .collect::<Result<_, _>>()?,
+        from: from.iter().map(origin).collect::<Result<_, _>>()?,
         to: to.iter().filter_map(destination).collect::<Result<_, _>>()?,
         inline: to.contains(&CacheDestination::Inline) || build_args.iter().any(|argument| asks_for_inline(argument)),
+        mount_limits: session.config.cache_mounts.limits(),
     })
 }
 
@@ -268,13 +283,19 @@ mod tests {
     #[test]
     fn places_are_named_as_with_buildx() {
         let place = Place::Local("/c".into());
-        assert_eq!("type=local,src=/c".parse(), Ok(CacheSource { place: place.clone() }));
+        let source = |mounts| {
+            let place = place.clone();
+            Ok(CacheSource { place, mounts })
+        };
+        assert_eq!("type=local,src=/c".parse(), source(false));
+        assert_eq!("type=local,src=/c,mounts=true".parse(), source(true));
         let destination = |mode, on_failure| {
             Ok(CacheDestination::Place {
                 place: place.clone(),
                 mode,
                 compression: BlobCompression::Zstd,
                 on_failure,
+                mounts: on_failure == OnFailure::Fail,
             })
         };
         for (text, expected) in [
@@ -284,7 +305,7 @@ mod tests {
                 destination(ExportMode::Max, OnFailure::Warn),
             ),
             (
-                "type=local,\"dest=/c\",ignore-error=false",
+                "type=local,\"dest=/c\",ignore-error=false,mounts=true",
                 destination(ExportMode::Min, OnFailure::Fail),
             ),
         ] {
@@ -295,7 +316,10 @@ mod tests {
     #[test]
     fn an_images_name_alone_is_that_of_a_registrys() {
         let place = Place::Registry("team/app:main".parse().unwrap());
-        let source = CacheSource { place: place.clone() };
+        let source = CacheSource {
+            place: place.clone(),
+            mounts: false,
+        };
         for text in [
             "team/app:main",
             "type=registry,ref=team/app:main",
@@ -309,6 +333,7 @@ mod tests {
             mode: ExportMode::Max,
             compression: BlobCompression::Gzip,
             on_failure: OnFailure::Warn,
+            mounts: false,
         };
         assert_eq!(to.parse(), Ok(destination));
         assert_eq!("type=inline".parse(), Ok(CacheDestination::Inline));
@@ -324,7 +349,7 @@ mod tests {
             ("type=local,src=", "it needs src=DIRECTORY"),
             ("type=moon,src=/c", "`moon` is no type of cache"),
             ("type=gha", "type=gha is not there"),
-            ("type=local,src=/c,dest=/c", "`dest` is not one of type, src"),
+            ("type=local,src=/c,dest=/c", "`dest` is not one of type, src, mounts"),
             ("type=registry", "type=registry: it needs ref=REPOSITORY[:TAG]"),
             ("type=registry,ref=UPPER", "is not an image reference"),
             ("type=inline", "type=registry,ref=IMAGE"),
@@ -339,7 +364,7 @@ mod tests {
             ("type=local,src=/c", "it needs dest=DIRECTORY"),
             (
                 "type=local,dest=/c,x=1",
-                "`x` is not one of type, dest, mode, compression, ignore-error",
+                "`x` is not one of type, dest, mode, compression, ignore-error, mounts",
             ),
         ] {
             let error = text.parse::<CacheDestination>().unwrap_err();

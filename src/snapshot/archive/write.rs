@@ -104,6 +104,15 @@ impl<'a> ArchiveWriter<'a> {
         self.out.flush()
     }
 
+    /// Ends this part of the archive, of which another part follows.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn end_part(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.out.flush()
+    }
+
     fn extended_header(&mut self, path: &[u8], records: &[u8]) -> io::Result<()> {
         let base = path.strip_suffix(b"/").unwrap_or(path);
         let base = base.rsplit(|byte| *byte == b'/').next().unwrap_or_default();

@@ -65,9 +65,10 @@ pub(in crate::cli) struct Arguments {
     /// `manifest-descriptor:…`, `index-descriptor:…`.
     #[arg(long = "annotation", value_name = "[TYPE:]KEY=VALUE")]
     pub(super) annotations: Vec<String>,
-    /// Run every step, whatever the cache knows.
-    #[arg(long)]
-    pub(super) no_cache: bool,
+    /// Run every step, whatever the cache knows. Cache mounts keep what they have; with `--no-cache=mounts` those that the
+    /// build uses begin anew, and none comes from a remote cache.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "WHAT")]
+    pub(super) no_cache: Option<NoCacheFlag>,
     /// Run every step of these stages, whatever the cache knows.
     #[arg(long, value_name = "STAGE", value_delimiter = ',', conflicts_with = "no_cache")]
     pub(super) no_cache_filter: Vec<String>,
@@ -169,6 +170,17 @@ pub(super) struct Accepted {
     /// Images always go to the local store.
     #[arg(long, hide = true)]
     pub(super) load: bool,
+}
+
+/// What `--no-cache` is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(in crate::cli::commands) enum NoCacheFlag {
+    /// Results of steps.
+    True,
+    /// Results of steps, and what cache mounts hold.
+    Mounts,
+    /// Nothing.
+    False,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -24,7 +24,7 @@ pub(super) use arguments::{Entitlement, Network, Pull};
 pub(super) use dockerfile::find_dockerfile;
 pub(super) use options::extra_host;
 
-use self::arguments::OnError;
+use self::arguments::{NoCacheFlag, OnError};
 use self::dockerfile::DockerfileText;
 use self::failed_step::KeptSteps;
 use super::output::write_outputs;
@@ -43,7 +43,7 @@ use crate::history::{Finish, Recorder};
 use crate::network::NetworkOnDemand;
 use crate::oci::{Descriptor, Platform};
 use crate::parser::displayable;
-use crate::pipeline::{self, Annotation, BuildRequest, Built, Forecast, Shape, Workshop};
+use crate::pipeline::{self, Annotation, BuildRequest, Built, CacheMountState, Forecast, Shape, Workshop};
 use crate::planner::PlanOptions;
 use crate::progress::Event;
 use crate::solver::Unshared;
@@ -317,6 +317,10 @@ impl Asked {
             names: arguments.tags.clone(),
             jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),
             variables: contexts::variables(),
+            cache_mounts: match arguments.no_cache {
+                Some(NoCacheFlag::Mounts) => CacheMountState::Anew,
+                _ => CacheMountState::Kept,
+            },
         }
     }
 }

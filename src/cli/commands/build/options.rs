@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::Arguments;
-use super::arguments::{Entitlement, Network};
+use super::arguments::{Entitlement, Network, NoCacheFlag};
 use super::{build_args, contexts};
 use crate::cli::failure::Failure;
 use crate::graph::{ExtraHost, HostAddress};
@@ -22,9 +22,9 @@ pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeM
         build_args: with_epoch(build_args::read(arguments)?),
         labels: pairs(&arguments.labels, "--label")?,
         no_cache: match (arguments.no_cache, arguments.no_cache_filter.as_slice()) {
-            (true, _) => NoCache::All,
-            (false, []) => NoCache::Never,
-            (false, stages) => NoCache::Stages(stages.to_vec()),
+            (Some(NoCacheFlag::True | NoCacheFlag::Mounts), _) => NoCache::All,
+            (Some(NoCacheFlag::False) | None, []) => NoCache::Never,
+            (Some(NoCacheFlag::False) | None, stages) => NoCache::Stages(stages.to_vec()),
         },
         network: arguments.network.into(),
         extra_hosts: arguments
