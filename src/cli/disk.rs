@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::failure::{Failure, Fault};
 use super::format::{age, bytes};
 use super::progress::printable;
-use crate::disk::{DiskError, Entry, Filter, Totals};
+use crate::disk::{Disk, DiskError, Entry, Filter, Totals};
+use crate::store::Store;
 
 /// Characters of a description in a table.
 const LONGEST_DESCRIPTION: usize = 60;
@@ -156,6 +157,17 @@ pub(super) fn sums(totals: Totals) -> String {
         + &line("Private:", totals.private)
         + &line("Reclaimable:", totals.reclaimable)
         + &line("Total:", totals.total)
+}
+
+/// What to do about a full disk, if it is the store's.
+pub(super) fn how_to_make_room(store: &Store) -> String {
+    let Disk { size, free } = Disk::of(store.root());
+    format!(
+        "the disk of the store {} has {} of {} free: `builder prune` makes room there, --root uses another store",
+        store.root().display(),
+        bytes(free),
+        bytes(size)
+    )
 }
 
 impl From<DiskError> for Failure {

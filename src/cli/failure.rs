@@ -122,7 +122,8 @@ impl Failure {
         } else {
             output::remark(format_args!("{red}error:{plain} {}", printable_lines(&self.message)));
         }
-        if let Some(hint) = &self.hint {
+        let room = || tells_of_full_disk(&self.message).then_some(ROOM);
+        if let Some(hint) = self.hint.as_deref().or_else(room) {
             output::remark(format_args!("{cyan}hint:{plain} {}", printable_lines(hint)));
         }
     }
@@ -136,6 +137,20 @@ impl Failure {
             Fault::Container(code) => code,
         })
     }
+}
+
+/// Said of a full disk where nothing better is known.
+const ROOM: &str = "if that is the disk of the store, `builder prune` makes room there";
+
+/// Whether a disk was full, by what the system or SQLite said of it.
+pub(super) fn tells_of_full_disk(message: &str) -> bool {
+    [
+        "No space left on device",
+        "Disk quota exceeded",
+        "database or disk is full",
+    ]
+    .iter()
+    .any(|said| message.contains(said))
 }
 
 fn printable_lines(text: &str) -> String {

@@ -388,11 +388,16 @@ fn cache_mounts(store: &Store) -> Result<Vec<Entry>, DiskError> {
 
 /// What goes by other commands, or with the store.
 fn fixtures(store: &Store) -> Result<Vec<Entry>, DiskError> {
-    const FIXTURES: [(&str, &[&str], &str); 4] = [
+    const FIXTURES: [(&str, &[&str], &str); 5] = [
         (
             "index",
             &["index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "used"],
             "what refers to what",
+        ),
+        (
+            "reserve",
+            &["reserve"],
+            "room for removing things when the disk is full",
         ),
         (
             "builds",

@@ -11,7 +11,7 @@ use super::{Disk, DiskError, Filter, Limits};
 use crate::cancel::Cancel;
 use crate::oci::Digest;
 use crate::source;
-use crate::store::{CacheMountRemoval, FileId, NeededBy, SnapshotId, Store, UnnamedImage};
+use crate::store::{CacheMountRemoval, FileId, NeededBy, SnapshotId, Store, StoreError, UnnamedImage};
 
 /// Entries that are removed before it is looked again how much is left.
 const BATCH: usize = 64;
@@ -83,7 +83,13 @@ fn prune_once(store: &Store, choice: &Choice, now: i64, cancel: &Cancel) -> Resu
         if batch.is_empty() || cancel.is_cancelled() {
             break;
         }
-        let gone = remove(store, &batch, &mut unnamed)?;
+        let gone = match remove(store, &batch, &mut unnamed) {
+            Err(DiskError::Store(StoreError::Full { .. })) => {
+                store.make_room_with(&snapshots_of(&batch))?;
+                remove(store, &batch, &mut unnamed)?
+            }
+            gone => gone?,
+        };
         for (entry, gone) in batch.into_iter().zip(gone) {
             match gone {
                 true => pruned.entries.push(entry.clone()),
@@ -194,13 +200,7 @@ fn may_go(entry: &Entry, choice: &Choice, unused_for: i64) -> bool {
 
 /// Which of the entries went. Of `unnamed` those images go first that need any of them.
 fn remove(store: &Store, batch: &[&Entry], unnamed: &mut Vec<UnnamedImage>) -> Result<Vec<bool>, DiskError> {
-    let snapshots: Vec<SnapshotId> = batch
-        .iter()
-        .filter_map(|entry| match entry.thing {
-            Thing::Snapshot(id) => Some(id),
-            _ => None,
-        })
-        .collect();
+    let snapshots = snapshots_of(batch);
     let blobs: Vec<Digest> = batch
         .iter()
         .filter_map(|entry| match entry.thing {
@@ -240,6 +240,14 @@ fn remove(store: &Store, batch: &[&Entry], unnamed: &mut Vec<UnnamedImage>) -> R
         });
     }
     Ok(went)
+}
+
+fn snapshots_of(batch: &[&Entry]) -> Vec<SnapshotId> {
+    let id = |entry: &&Entry| match entry.thing {
+        Thing::Snapshot(id) => Some(id),
+        _ => None,
+    };
+    batch.iter().filter_map(id).collect()
 }
 
 fn remove_file(path: &PathBuf) -> Result<bool, DiskError> {

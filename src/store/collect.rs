@@ -12,6 +12,7 @@ use super::error::{Context, Result};
 use super::holds::Thing;
 use super::measure::Extent;
 use super::needs::{Needs, has_snapshot, layers_in};
+use super::remove::remove_tree;
 use super::{SnapshotId, Store};
 use crate::oci::Digest;
 
@@ -73,6 +74,37 @@ impl Store {
         let snapshots = snapshots.iter().copied().map(Candidate::Snapshot);
         let candidates: Vec<_> = snapshots.chain(blobs.iter().copied().map(Candidate::Blob)).collect();
         self.remove_all_of(&candidates, Records::Remove)
+    }
+
+    /// Removes the files of snapshots where they are, those that stand on others first, until there is a little room on the
+    /// disk: for one that is so full that not even the index can be written. What images, failed steps, other snapshots or
+    /// running processes need stays. The rows are left to whoever comes by: without its files a snapshot counts as gone.
+    ///
+    /// # Errors
+    /// Those of the index and of file operations.
+    pub fn make_room_with(&self, snapshots: &[SnapshotId]) -> Result<()> {
+        let removal = self.removal()?;
+        let mut needs = Needs::default();
+        for id in snapshots {
+            if self.has_a_little_room() {
+                return Ok(());
+            }
+            if !removal.claim(Thing::Snapshot(*id))? {
+                continue;
+            }
+            // Whoever wants to stand on it, or to make an image of it, holds it first.
+            let needed = self.index().read(|connection| {
+                needs.refresh(connection, self.layout())?;
+                is_snapshot_needed(connection, *id, &needs, Records::Remove)
+            })?;
+            let directory = self.layout().snapshot(*id);
+            if !needed {
+                let gone = directory.join("gone");
+                std::fs::rename(directory.join("fs"), &gone).during("rename", &directory)?;
+                remove_tree(&gone).during("remove", &gone)?;
+            }
+        }
+        Ok(())
     }
 
     /// Snapshots that no record leads to, those that stand on others first. Others may need them all the same.

@@ -125,7 +125,9 @@ impl StoreError {
     /// What the user can do about it, where there is something.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::Full { .. } => Some("free space on the store's file system, or use another one with --root"),
+            Self::Full { .. } => {
+                Some("`builder prune` makes room on the store's file system; --root uses a store on another one")
+            }
             Self::NotWritable { .. } => {
                 Some("use a store that you may write with --root, or check its file system and its owner")
             }

@@ -133,6 +133,11 @@ impl Layout {
         self.root.join("in-use")
     }
 
+    /// Takes space for nothing, until there is none.
+    pub(super) fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
+    }
+
     /// Which snapshots were used when, as far as that is not in the index.
     pub(super) fn used(&self) -> PathBuf {
         self.root.join("used")

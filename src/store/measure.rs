@@ -83,7 +83,11 @@ impl Walk {
         let listing_of = directory.as_fd().try_clone_to_owned()?;
         let mut listing = RawDir::new(listing_of, &mut buffer);
         while let Some(entry) = listing.next() {
-            let entry = entry?;
+            let entry = match entry {
+                // The directory was removed meanwhile.
+                Err(Errno::NOENT) => break,
+                entry => entry?,
+            };
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;

@@ -21,6 +21,7 @@ mod measure;
 mod needs;
 mod records;
 mod remove;
+mod reserve;
 mod scratch;
 mod snapshots;
 mod sync;
@@ -93,6 +94,16 @@ impl Store {
     /// [`StoreError::Version`] for a store of a newer program; [`StoreError::NotWritable`], [`StoreError::Full`] and
     /// other I/O errors.
     pub fn open(root: &Path) -> Result<Store> {
+        match Self::open_once(root) {
+            // What it takes to open a store after a power loss is little.
+            Err(StoreError::Full { .. }) if reserve::give_up(&Layout::new(root.to_owned()).reserve()) => {
+                Self::open_once(root)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(root: &Path) -> Result<Store> {
         let layout = Layout::new(std::path::absolute(root).during("resolve", root)?);
         let index = match layout.index().try_exists() {
             Ok(true) => Index::open(&layout.index())?,
@@ -105,6 +116,7 @@ impl Store {
         if !complete {
             create(&layout, &index)?;
         }
+        let is_new = !complete;
         let process = Mutex::new(None);
         let inner = Inner {
             layout,
@@ -117,6 +129,9 @@ impl Store {
         store.sweep_tmp()?;
         store.sweep_locks()?;
         store.drop_torn_after_reboot()?;
+        if is_new {
+            store.make_reserve();
+        }
         Ok(store)
     }
 

@@ -56,7 +56,9 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     }
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let signals = watch_signals()?;
+    session.store.use_reserve();
     let pruned = prune(&session.store, &choice, now, &signals.cancel)?;
+    session.store.make_reserve();
     show(&pruned.entries, arguments.verbose, now)?;
     output::line(format_args!("{:<14}{}", "Total:", bytes(pruned.bytes)))
 }

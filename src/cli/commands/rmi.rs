@@ -24,10 +24,12 @@ pub(in crate::cli) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
     let session = Session::open(global)?;
+    session.store.use_reserve();
     for text in &arguments.images {
         remove(text, arguments.force, &session)?;
     }
     session.store.collect(Keep::ImagesAndRecords)?;
+    session.store.make_reserve();
     Ok(())
 }
 

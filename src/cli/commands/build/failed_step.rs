@@ -51,7 +51,7 @@ impl FailedSteps for KeptSteps<'_> {
         let has_room = self.store.has_room_for_failure();
         if !has_room {
             self.progress.report(Event::Warning {
-                message: "the state of the failed step is not kept, since the disk is nearly full".into(),
+                message: "the state of the failed step is not kept, since the disk is nearly full: `builder prune` makes room".into(),
             });
         }
         has_room
@@ -80,11 +80,16 @@ impl FailedSteps for KeptSteps<'_> {
     }
 }
 
+/// One hint of all of them.
+pub(super) fn joined(hints: impl Iterator<Item = String>) -> Option<String> {
+    let hints: Vec<String> = hints.collect();
+    (!hints.is_empty()).then(|| hints.join("\n"))
+}
+
 /// `hint`, and how the failed step is entered.
 pub(super) fn hints(hint: Option<String>, kept: Option<&KeptStep>) -> Option<String> {
     let debug = kept.map(|step| format!("`builder debug {}` opens a shell in the step as it failed", step.name));
-    let hints: Vec<String> = hint.into_iter().chain(debug).collect();
-    (!hints.is_empty()).then(|| hints.join("\n"))
+    joined(hint.into_iter().chain(debug))
 }
 
 /// Opens a shell in the step, on the terminal or on the standard streams. When it has ended, so has the build: what is

@@ -31,7 +31,8 @@ use super::output::write_outputs;
 use crate::cli::agents::RunningAgents;
 use crate::cli::collection::keep_within_limits;
 use crate::cli::diagnostic::SourceFile;
-use crate::cli::failure::Failure;
+use crate::cli::disk::how_to_make_room;
+use crate::cli::failure::{self, Failure};
 use crate::cli::interrupt::{Watch, watch_signals};
 use crate::cli::isolation;
 use crate::cli::progress::{Display, Style, renderer};
@@ -110,7 +111,9 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
                 }
                 let in_one_line = error.to_string();
                 let failure = report::build_failure(&source, error);
-                let hints = recording::where_the_rest_is(&recorder);
+                let room = failure::tells_of_full_disk(failure.message()).then(|| how_to_make_room(workshop.store));
+                let rest = recording::where_the_rest_is(&recorder);
+                let hints = failed_step::joined(room.into_iter().chain(rest));
                 return Err(match (arguments.on_error, kept.first()) {
                     (OnError::Shell, Some(step)) => {
                         failed_step::open_shell(&step, desk, &failure.hinted(hints), &in_one_line)
