@@ -321,6 +321,22 @@ fn a_stalled_registry_is_given_up() {
 }
 
 #[test]
+fn a_registry_that_trickles_is_given_up() {
+    let registry = LyingRegistry::start();
+    registry.lie("GET", "/manifests/", 99, Lie::Drip(Duration::from_millis(50)));
+    let patience = Patience {
+        exchange: Duration::from_millis(300),
+        ..patience()
+    };
+    let cancel = Cancel::new().unwrap();
+    let client = Client::with_patience(RegistryConfig::default(), Credentials::default(), cancel, patience);
+    let begun = Instant::now();
+    let error = client.manifest(&reference(registry.host() + "/a")).unwrap_err();
+    assert!(matches!(error, RegistryError::Slow { .. }), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
 fn cancelling_ends_a_download_at_once() {
     let (registry, _, descriptor) = with_blob();
     registry.lie("GET", "/blobs/", 99, Lie::Drip(Duration::from_secs(1)));

@@ -52,6 +52,23 @@ fn a_neighbour_s_blob_is_mounted_and_a_refused_mount_goes_on() {
 }
 
 #[test]
+fn a_blob_that_is_known_to_be_missing_is_looked_for_only_after_a_failure() {
+    let upload = |registry: &LyingRegistry| {
+        let descriptor = Descriptor::of(media_type::LAYER, CONTENT);
+        let open = || Ok(Box::new(CONTENT) as Box<dyn Read + Send>);
+        client().upload_missing_blob(&reference(registry.host() + "/a"), &descriptor, None, &open)
+    };
+    let registry = LyingRegistry::start();
+    assert_eq!(upload(&registry).unwrap(), Uploaded::Sent);
+    assert_eq!(registry.count("HEAD", ""), 0);
+    let breaking = LyingRegistry::start();
+    breaking.lie("PUT", "/uploads/", 1, Lie::Slam);
+    // Somebody else's, or the first one after all.
+    breaking.put_blob("a", CONTENT);
+    assert_eq!(upload(&breaking).unwrap(), Uploaded::AlreadyThere);
+}
+
+#[test]
 fn an_upload_that_breaks_is_made_again() {
     for lie in [Lie::Slam, Lie::status(500), Lie::status(429)] {
         let registry = LyingRegistry::start();

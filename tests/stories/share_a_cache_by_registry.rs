@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::lying::{Guard, Lie, LyingRegistry};
-use crate::share_a_cache::{SEEN, build, id, machine};
-use crate::support::{Project, registry};
+use crate::share_a_cache::{SEEN, build, id, machine, with_files};
+use crate::support::{Ids, Project, registry};
 
 /// Steps that make a result: one in the stage of tools, three in the last one.
 const RECORDS: usize = 4;
@@ -45,6 +45,16 @@ fn a_machine_with_an_empty_store_fetches_the_final_layers_alone() {
     assert_eq!(id(&second), id(&first));
     assert_eq!(second.run("app").succeeds().stdout, SEEN);
     build(&second, "").ran_nothing();
+}
+
+#[test]
+fn root_and_an_ordinary_user_share_a_repository() {
+    let (cache, root, user) = (repository(&registry()), machine(), Project::rootless(Ids::Full));
+    with_files(&user);
+    build(&root, &format!("{} --network host", to(&cache, "max")));
+    build(&user, &format!("{} --network host", from(&cache))).ran_nothing();
+    assert_eq!(id(&user), id(&root));
+    assert_eq!(user.run("--network host app").succeeds().stdout, SEEN);
 }
 
 #[test]
