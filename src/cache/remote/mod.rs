@@ -8,8 +8,16 @@
 mod directory;
 pub mod inline;
 mod mounts;
+#[cfg(any(feature = "s3", feature = "reapi"))]
+mod network;
+#[cfg(feature = "reapi")]
+mod reapi;
 mod record;
 pub mod registry;
+#[cfg(feature = "s3")]
+mod s3;
+#[cfg(any(feature = "s3", feature = "reapi"))]
+mod secret;
 mod timed;
 
 use std::fs::File;
@@ -18,8 +26,16 @@ use std::sync::Arc;
 
 pub use directory::Directory;
 pub use mounts::{MountKey, MountLimits, MountPack, MountRecord, MountRecordError};
+#[cfg(any(feature = "s3", feature = "reapi"))]
+pub use network::{Network, Trouble};
+#[cfg(feature = "reapi")]
+pub use reapi::{HeaderError, Reapi, ReapiIdentity, ReapiOptions};
 pub use record::{LARGEST_RECORD, RecordError, RemoteLayer, RemoteRecord};
 pub use registry::RegistryCache;
+#[cfg(feature = "s3")]
+pub use s3::{S3, S3Credentials, S3NameError, S3Options, S3Style};
+#[cfg(any(feature = "s3", feature = "reapi"))]
+pub use secret::Secret;
 pub use timed::Timed;
 
 use super::CacheKey;
@@ -160,6 +176,18 @@ pub enum RemoteError {
         /// Bytes that there are.
         actual: u64,
     },
+    /// A service that did not do it.
+    #[cfg(any(feature = "s3", feature = "reapi"))]
+    #[error("cannot {action} {subject}")]
+    Service {
+        /// What was to be done.
+        action: &'static str,
+        /// With what.
+        subject: String,
+        /// Why it was not.
+        #[source]
+        source: Trouble,
+    },
     /// A record that is larger than any.
     #[error("the record {key} in the remote cache has more than {LARGEST_RECORD} bytes")]
     LargeRecord {
@@ -189,6 +217,8 @@ impl RemoteError {
         match self {
             Self::Size { .. } | Self::LargeRecord { .. } | Self::NoRecord { .. } => true,
             Self::File { .. } | Self::LongTag { .. } => false,
+            #[cfg(any(feature = "s3", feature = "reapi"))]
+            Self::Service { source, .. } => matches!(source, Trouble::Length { .. }),
             Self::Registry(error) => error.is_of_one_thing(),
         }
     }

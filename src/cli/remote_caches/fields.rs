@@ -12,25 +12,32 @@ pub(super) struct Fields {
 impl Fields {
     /// Reads an argument. Keys count without regard to case.
     pub fn read(text: &str) -> Result<Self, String> {
-        let pair = |field: String| match field.split_once('=') {
+        let pair = |(index, field): (usize, String)| match field.split_once('=') {
             Some((key, value)) => Ok((key.to_ascii_lowercase(), value.to_owned())),
-            None => Err(format!("`{field}` has no value: write key=value")),
+            None => Err(format!("field {} has no value: write key=value", index + 1)),
         };
         Ok(Self {
-            pairs: split(text)?.into_iter().map(pair).collect::<Result<_, _>>()?,
+            pairs: split(text)?
+                .into_iter()
+                .enumerate()
+                .map(pair)
+                .collect::<Result<_, _>>()?,
             known: Vec::new(),
         })
     }
 
     /// The value of `key`; the last one, where there are several.
     pub fn take(&mut self, key: &'static str) -> Option<String> {
+        self.take_all(key).pop()
+    }
+
+    /// All values of `key`.
+    pub fn take_all(&mut self, key: &'static str) -> Vec<String> {
         self.known.push(key);
-        let (taken, rest) = std::mem::take(&mut self.pairs)
-            .into_iter()
-            .partition(|(own, _)| own == key);
+        let pairs = std::mem::take(&mut self.pairs).into_iter();
+        let (taken, rest): (Vec<_>, Vec<_>) = pairs.partition(|(own, _)| own == key);
         self.pairs = rest;
-        let taken: Vec<(String, String)> = taken;
-        taken.into_iter().next_back().map(|(_, value)| value)
+        taken.into_iter().map(|(_, value)| value).collect()
     }
 
     /// The value of `key`, which must be there and say something; `example` shows what.
@@ -64,20 +71,28 @@ fn split(text: &str) -> Result<Vec<String>, String> {
     let mut rest = text;
     loop {
         let (field, behind) = match rest.strip_prefix('"') {
-            Some(quoted) => unquote(quoted).ok_or_else(|| format!("a quote is not closed in `{text}`"))?,
+            Some(quoted) => unquote(quoted).ok_or("a quote is not closed")?,
             None => match rest.split_once(',') {
                 Some((field, _)) => (field.to_owned(), &rest[field.len()..]),
                 None => (rest.to_owned(), ""),
             },
         };
         if !rest.starts_with('"') && field.contains('"') {
-            return Err(format!("in `{field}`, quote the whole field: \"key=value\""));
+            return Err(format!(
+                "field {}: quote the whole field: \"key=value\"",
+                fields.len() + 1
+            ));
         }
         fields.push(field);
         match behind.strip_prefix(',') {
             Some(next) => rest = next,
             None if behind.is_empty() => return Ok(fields),
-            None => return Err(format!("`{behind}` stands behind a quoted field")),
+            None => {
+                return Err(format!(
+                    "something stands behind field {}, which is quoted",
+                    fields.len()
+                ));
+            }
         }
     }
 }

@@ -2,7 +2,12 @@
 //!
 //! A type of cache is a variant of [`Place`]: what its keys are ([`Place::read`]), and how it is opened.
 
+mod discreet;
 mod fields;
+#[cfg(feature = "reapi")]
+mod reapi;
+#[cfg(feature = "s3")]
+mod s3;
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
@@ -12,16 +17,22 @@ use std::sync::Arc;
 use self::fields::Fields;
 use super::failure::Failure;
 use super::session::Session;
+#[cfg(any(feature = "s3", feature = "reapi"))]
+use crate::cache::remote::Network;
 use crate::cache::remote::{
     BlobCompression, Destination, Directory, ExportMode, OnFailure, Origin, RegistryCache, RemoteCache, Remotes,
     registry,
 };
+#[cfg(feature = "reapi")]
+use crate::cache::remote::{Reapi, ReapiOptions};
+#[cfg(feature = "s3")]
+use crate::cache::remote::{S3, S3Options};
 use crate::cancel::Cancel;
 use crate::oci::Reference;
 use crate::registry::Client;
 
 /// The types that are there.
-const KINDS: &str = "registry, inline and local";
+const KINDS: &str = "registry, inline, s3, reapi and local";
 /// Types of buildx that are not.
 const MISSING: [&str; 3] = ["gha", "azblob", "gcs"];
 /// The build argument by which docker asks for `type=inline`.
@@ -63,6 +74,12 @@ pub(super) enum Place {
     Local(PathBuf),
     /// In a repository of a registry.
     Registry(Reference),
+    /// In a bucket.
+    #[cfg(feature = "s3")]
+    S3(Box<S3Options>),
+    /// Behind the Remote Execution API.
+    #[cfg(feature = "reapi")]
+    Reapi(Box<ReapiOptions>),
 }
 
 impl Place {
@@ -71,6 +88,11 @@ impl Place {
         let place = match kind {
             "local" => Self::local(fields, direction),
             "registry" => Self::registry(fields, direction),
+            #[cfg(feature = "s3")]
+            "s3" => s3::read(fields, &variable).map(|options| Self::S3(options.into())),
+            #[cfg(feature = "reapi")]
+            "reapi" => reapi::read(fields, &variable, &|path| std::fs::read_to_string(path))
+                .map(|options| Self::Reapi(options.into())),
             missing if MISSING.contains(&missing) => {
                 return Err(format!("type={missing} is not there; these are: {KINDS}"));
             }
@@ -120,6 +142,10 @@ impl Place {
                 (direction == Direction::To).then(|| opener.session.store.clone()),
                 reference.clone(),
             )),
+            #[cfg(feature = "s3")]
+            Self::S3(options) => Arc::new(S3::new((**options).clone(), opener.network()).map_err(unusable)?),
+            #[cfg(feature = "reapi")]
+            Self::Reapi(options) => Arc::new(Reapi::new((**options).clone(), opener.network()).map_err(unusable)?),
         })
     }
 }
@@ -129,6 +155,8 @@ struct Opener<'a> {
     session: &'a Session,
     cancel: &'a Cancel,
     client: OnceCell<Client>,
+    #[cfg(any(feature = "s3", feature = "reapi"))]
+    network: OnceCell<Arc<Network>>,
 }
 
 impl Opener<'_> {
@@ -136,6 +164,13 @@ impl Opener<'_> {
     fn client(&self) -> Client {
         let client = || self.session.client_with(self.cancel, registry::PATIENCE);
         self.client.get_or_init(client).clone()
+    }
+
+    /// What all caches in services share.
+    #[cfg(any(feature = "s3", feature = "reapi"))]
+    fn network(&self) -> Arc<Network> {
+        let network = || Arc::new(Network::new(self.cancel.clone()));
+        self.network.get_or_init(network).clone()
     }
 }
 
@@ -151,6 +186,18 @@ fn kind(fields: &mut Fields) -> Result<String, String> {
     fields
         .take("type")
         .ok_or_else(|| format!("a cache needs a type: {KINDS}"))
+}
+
+/// A cache that can be nowhere.
+#[cfg(any(feature = "s3", feature = "reapi"))]
+fn unusable(error: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("a remote cache cannot be used: {error}"))
+}
+
+/// A variable of the environment that says something.
+#[cfg(any(feature = "s3", feature = "reapi"))]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl FromStr for CacheSource {
@@ -238,6 +285,8 @@ pub(super) fn open(
         session,
         cancel,
         client: OnceCell::new(),
+        #[cfg(any(feature = "s3", feature = "reapi"))]
+        network: OnceCell::new(),
     };
     let destination = |destination: &CacheDestination| match destination {
         CacheDestination::Inline => None,

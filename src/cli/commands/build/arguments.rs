@@ -92,11 +92,13 @@ pub(in crate::cli) struct Arguments {
     #[arg(long = "allow", value_name = "ENTITLEMENT")]
     pub(super) allow: Vec<Entitlement>,
     /// Ask a cache that machines share for results that are not here: `type=registry,ref=REPOSITORY` or its name alone,
-    /// `type=local,src=DIRECTORY`.
+    /// `type=local,src=DIRECTORY`, `type=s3,bucket=NAME`, `type=reapi,endpoint=grpc[s]://HOST:PORT`.
+    /// docs/caching.md has all keys.
     #[arg(long, value_name = "CACHE")]
     pub(super) cache_from: Vec<CacheSource>,
-    /// Give results to a cache that machines share: `type=registry,ref=REPOSITORY`, `type=local,dest=DIRECTORY`; with
-    /// `mode=max` those of all stages. `type=inline` lets the image carry those of its own steps.
+    /// Give results to a cache that machines share: `type=registry,ref=REPOSITORY`, `type=local,dest=DIRECTORY`,
+    /// `type=s3` and `type=reapi` as above; with `mode=max` those of all stages. `type=inline` lets the image carry
+    /// those of its own steps.
     #[arg(long, value_name = "CACHE")]
     pub(super) cache_to: Vec<CacheDestination>,
     /// Where the result goes besides the local store: `type=oci|docker|tar|local,dest=PATH`, or a directory alone.
