@@ -16,13 +16,14 @@ pub struct Service {
     pub address: String,
     /// Where it keeps what it keeps on disk.
     pub directory: PathBuf,
+    kind: &'static str,
     /// It is stopped in the end, where it is one story's own.
     own: Option<tempfile::TempDir>,
 }
 
 impl Service {
     /// The one that all stories share: `s3` or `reapi`.
-    pub fn shared(kind: &str) -> Self {
+    pub fn shared(kind: &'static str) -> Self {
         let variable = format!("BUILDER_TEST_{}", kind.to_uppercase());
         let directory = std::env::var(&variable).unwrap_or_else(|_| {
             panic!("{variable} is not set: run the tests with `scripts/test`, which starts the services on loopback")
@@ -31,21 +32,33 @@ impl Service {
         Self {
             address: fs::read_to_string(directory.join("address")).unwrap().trim().to_owned(),
             directory,
+            kind,
             own: None,
         }
     }
 
     /// One more.
-    pub fn start(kind: &str) -> Self {
+    pub fn start(kind: &'static str) -> Self {
         let own = tempfile::tempdir().unwrap();
-        let output = script().args(["start", kind]).arg(own.path()).output().unwrap();
-        let address = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Self {
-            address,
+        let mut service = Self {
+            address: String::new(),
             directory: own.path().to_owned(),
+            kind,
             own: Some(own),
-        }
+        };
+        service.revive();
+        service
+    }
+
+    /// Starts it again, after it was killed.
+    pub fn revive(&mut self) {
+        let output = script()
+            .args(["start", self.kind])
+            .arg(&self.directory)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.address = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     }
 
     /// Ends it, at once.

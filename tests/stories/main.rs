@@ -14,6 +14,7 @@ mod add_from_elsewhere;
 mod bound_the_store;
 mod build_for_platforms;
 mod build_from_elsewhere;
+mod build_on_a_farm;
 mod build_on_layouts;
 mod build_with_cache;
 mod build_with_stages;
