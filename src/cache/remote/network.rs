@@ -153,7 +153,8 @@ where
         let next = match tokio::time::timeout(left.min(IDLE), chunks.next()).await {
             Ok(None) => return,
             Ok(Some(next)) => next,
-            Err(_) => Err(Trouble::TimedOut(left.min(IDLE))),
+            Err(_) if left < IDLE => Err(Trouble::TimedOut(limit)),
+            Err(_) => Err(Trouble::TimedOut(IDLE)),
         };
         left = left.saturating_sub(begun.elapsed());
         let last = next.is_err();

@@ -6,6 +6,8 @@
 
 mod call;
 mod content;
+#[cfg(test)]
+mod hostile;
 mod messages;
 
 use std::fs::File;

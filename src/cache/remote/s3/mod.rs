@@ -2,6 +2,8 @@
 //! made only where there is none: builders never wait for each other, and never undo each other's work.
 
 mod exchange;
+#[cfg(test)]
+mod hostile;
 
 use std::fs::File;
 use std::io::Read;
