@@ -7,6 +7,7 @@ use clap::Args;
 use super::config::Config;
 use super::failure::Failure;
 use super::isolation::{self, IsolationArguments};
+use super::output;
 use crate::cancel::Cancel;
 use crate::executor::sandbox::rootless::{Identities, RootlessError, enter_user_namespace, has_single_id};
 use crate::executor::sandbox::{Isolation, end_leftovers, missing_for_chroot};
@@ -67,6 +68,12 @@ impl Session {
         };
         let (identities, means) = identify(purpose)?;
         let store = Store::open(&root)?;
+        if let Some(damaged) = store.damaged_index() {
+            output::remark(format_args!(
+                "warning: the index of the store was damaged and is set aside as {}: images and cache begin anew",
+                damaged.display()
+            ));
+        }
         let ids = if has_single_id() { IdMode::Single } else { IdMode::Full };
         let snapshotter = match means {
             Means::Mounts => match Snapshotter::new(store.clone(), ids) {

@@ -69,6 +69,16 @@ pub fn layer(store: &Store, snapshotter: &Snapshotter, layer: DiffId, compressio
             return Ok(descriptor);
         }
     }
+    no_layer(store, layer)
+}
+
+/// Nothing gives the layer. What said that it would, and is damaged, is forgotten: blobs, and which layer a step's result
+/// is. The next build, or a pull, makes it anew.
+fn no_layer<T>(store: &Store, layer: DiffId) -> Result<T> {
+    for blob in store.layer_blobs(layer)? {
+        store.check_blob(&blob.digest)?;
+    }
+    store.forget_made_layer(layer)?;
     Err(ExportError::NoLayer(layer))
 }
 
@@ -92,7 +102,7 @@ impl LayerTar {
                 }
             }
         }
-        Err(ExportError::NoLayer(layer))
+        no_layer(store, layer)
     }
 
     pub(super) fn layer(&self) -> DiffId {

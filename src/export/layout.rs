@@ -109,7 +109,7 @@ fn oci_layout(
         for (manifest, descriptor) in documents.manifests() {
             let parts = [&manifest.value().config].into_iter().chain(&manifest.value().layers);
             for blob in parts.filter(|blob| written.insert(blob.digest)) {
-                let mut content = store.open_blob(&blob.digest)?;
+                let mut content = store.open_verified(&blob.digest)?;
                 target.file(&blob_name(&blob.digest), &mut content, blob.size)?;
             }
             if written.insert(descriptor.digest) {

@@ -311,7 +311,11 @@ impl Job<'_> {
         };
         if store.has_blob(&descriptor.digest)? {
             let blob = store.open_blob(&descriptor.digest)?;
-            return stream.unpack(self.snapshotter, Box::new(blob), None);
+            match stream.unpack(self.snapshotter, Box::new(blob), None) {
+                // It was damaged, is dropped now, and fetched again.
+                Err(_) if !store.check_blob(&descriptor.digest)? => {}
+                unpacked => return unpacked,
+            }
         }
         let FoundBlob { reader, origin } = self.stack.source.open(descriptor)?;
         let reader = Counted {

@@ -190,7 +190,7 @@ impl Job<'_> {
     /// The blob's bytes: from the store, else from a repository that has them.
     fn open(&self, blob: &Descriptor, origins: &[Reference]) -> io::Result<Box<dyn Read + Send + '_>> {
         let inner: Box<dyn Read + Send> = if self.store.has_blob(&blob.digest).map_err(io::Error::other)? {
-            Box::new(self.store.open_blob(&blob.digest).map_err(io::Error::other)?)
+            Box::new(self.store.open_verified(&blob.digest).map_err(io::Error::other)?)
         } else {
             self.open_elsewhere(blob, origins)?
         };

@@ -15,6 +15,7 @@ use crate::store::SnapshotId;
 
 impl Fetcher<'_> {
     pub(super) fn make_tree(&self, archive: &ArchiveSource) -> Result<SnapshotId, SourceError> {
+        self.store.check_blob(&archive.digest)?;
         let mut file = self.store.open_blob(&archive.digest)?;
         let unreadable = || host("read", self.store.root());
         let compression = detect(&mut file).map_err(unreadable())?.ok_or(SourceError::NoArchive)?;

@@ -83,6 +83,8 @@ impl Fetcher<'_> {
 
     /// The file's content and its time, from the store or from its server.
     pub(super) fn content(&self, file: &HttpSource) -> Result<(File, Option<i64>), SourceError> {
+        // Its content becomes part of an image: one that was damaged since is fetched again.
+        self.store.check_blob(&file.digest)?;
         match self.store.open_blob(&file.digest) {
             Ok(content) => {
                 let known = self.known(&file.url)?.filter(|known| known.digest == file.digest);

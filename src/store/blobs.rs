@@ -94,14 +94,50 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Opens the blob for who reads all of it: its digest is verified on the way, and the read that would end it fails where
+    /// that is another one. A damaged blob is dropped.
+    ///
+    /// # Errors
+    /// As [`Store::open_blob`].
+    pub fn open_verified(&self, digest: &Digest) -> Result<VerifiedBlob> {
+        let file = self.open_blob(digest)?;
+        let left = file.metadata().during("stat", &self.layout().blob(digest))?.len();
+        Ok(VerifiedBlob {
+            store: self.clone(),
+            digest: *digest,
+            file,
+            left,
+            hash: Some(Sha256::new()),
+        })
+    }
+
+    /// Whether the blob is there and its content is what its digest says. A damaged one is dropped.
+    ///
+    /// # Errors
+    /// Those of the index; I/O errors.
+    pub fn check_blob(&self, digest: &Digest) -> Result<bool> {
+        let mut blob = match self.open_verified(digest) {
+            Err(StoreError::NoBlob(_)) => return Ok(false),
+            blob => blob?,
+        };
+        match io::copy(&mut blob, &mut io::sink()) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
+            Err(error) => Err(error).during("read", &self.layout().blob(digest)),
+        }
+    }
+
     /// Stores `bytes`.
     ///
     /// # Errors
     /// I/O errors; see [`StoreError`].
     pub fn write_blob(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
-        if self.has_blob(&digest)? {
-            return Ok(digest);
+        // Documents are short: what is there already is read, and made anew where it was damaged.
+        match self.read_blob(&digest, bytes.len() as u64) {
+            Ok(_) => return Ok(digest),
+            Err(StoreError::NoBlob(_) | StoreError::WrongDigest { .. }) => {}
+            Err(error) => return Err(error),
         }
         let mut writer = self.blob_writer()?;
         let path = writer.path.clone();
@@ -269,7 +305,8 @@ impl StagedBlob {
     fn rename_and_record(&self) -> Result<()> {
         let target = self.store.layout().blob(&self.digest);
         let index = self.store.index();
-        self.store.hold(Thing::Blob(&self.digest))?;
+        // Holds it, and drops one that is there and damaged.
+        self.store.check_blob(&self.digest)?;
         index.publish(|transaction| {
             let failed = |source| index.failed(source);
             // A file that is there stays: it may be on disk for good already, which the new one is not.
@@ -281,6 +318,53 @@ impl StagedBlob {
             std::fs::rename(&self.path, &target).during("rename", &self.path)?;
             record_blob(transaction, &self.digest, self.length).map_err(failed)
         })
+    }
+}
+
+/// A blob that is verified while it is read: its last bytes are given only when all of them are right.
+pub struct VerifiedBlob {
+    store: Store,
+    digest: Digest,
+    file: File,
+    /// Bytes that were not read yet.
+    left: u64,
+    /// `None` when it was verified.
+    hash: Option<Sha256>,
+}
+
+impl VerifiedBlob {
+    fn verify(&mut self) -> io::Result<()> {
+        let Some(actual) = self.hash.take().map(Sha256::finish) else {
+            return Ok(());
+        };
+        if actual == self.digest {
+            return Ok(());
+        }
+        let expected = self.digest;
+        // Whoever wants it next finds none, and has it fetched or made anew.
+        let _ = self.store.drop_blob(&expected);
+        let damaged = StoreError::WrongDigest { expected, actual };
+        Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
+    }
+}
+
+impl Read for VerifiedBlob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return self.verify().map(|()| 0);
+        }
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read(&mut buffer[..most])?;
+        if let Some(hash) = &mut self.hash {
+            hash.update(&buffer[..count]);
+        }
+        self.left -= count as u64;
+        // Shorter than it was when it was opened: it is no longer what it was.
+        if self.left == 0 || count == 0 && most > 0 {
+            self.left = 0;
+            self.verify()?;
+        }
+        Ok(count)
     }
 }
 

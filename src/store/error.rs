@@ -131,9 +131,20 @@ impl StoreError {
             Self::NotWritable { .. } => {
                 Some("use a store that you may write with --root, or check its file system and its owner")
             }
+            Self::Index { .. } if self.is_damaged_index() => {
+                Some("the next command sets the damaged index aside, and begins with an empty one")
+            }
             Self::Version { .. } => Some("use the newer program, or another store with --root"),
             _ => None,
         }
+    }
+
+    /// Whether SQLite found its file damaged.
+    pub(super) fn is_damaged_index(&self) -> bool {
+        matches!(self, Self::Index { source, .. } if matches!(
+            source.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        ))
     }
 
     /// Classifies a failed file operation on `path`.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
+use super::damage;
 use super::error::{Context, Result, StoreError};
 
 /// The newest format of the store that this program knows, kept in SQLite's `user_version`.
@@ -22,7 +23,7 @@ pub(super) const FORMAT: i64 = 1 + UPGRADES.len() as i64;
 
 /// For how long a writer waits for another process's commit. Commits take microseconds; a store on a stalled disk may
 /// take seconds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 const SCHEMA: &str = "
 CREATE TABLE meta (boot BLOB NOT NULL);
@@ -185,18 +186,18 @@ impl Index {
 
     /// Runs queries.
     pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        query(&self.lock()).map_err(|source| StoreError::index(&self.path, source))
+        query(&self.lock()).map_err(|source| self.failed(source))
     }
 
     /// Runs `change` in one transaction.
     pub(super) fn write<T>(&self, change: impl FnOnce(&Transaction) -> rusqlite::Result<T>) -> Result<T> {
-        self.publish(|transaction| change(transaction).map_err(|source| StoreError::index(&self.path, source)))
+        self.publish(|transaction| change(transaction).map_err(|source| self.failed(source)))
     }
 
     /// Runs `change`, which renames files too, in one transaction. All renames into and out of the store's published
     /// directories happen inside such a transaction: SQLite's write lock keeps processes from treading on each other.
     pub(super) fn publish<T>(&self, change: impl FnOnce(&Transaction) -> Result<T>) -> Result<T> {
-        let failed = |source| StoreError::index(&self.path, source);
+        let failed = |source| self.failed(source);
         let mut connection = self.lock();
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -208,7 +209,12 @@ impl Index {
 
     /// Names a failure of the index within [`Index::publish`].
     pub(super) fn failed(&self, source: rusqlite::Error) -> StoreError {
-        StoreError::index(&self.path, source)
+        let error = StoreError::index(&self.path, source);
+        if error.is_damaged_index() {
+            // Whoever opens the store next looks at all of it. What is found damaged then is set aside.
+            let _ = std::fs::File::create(damage::mark(&self.path));
+        }
+        error
     }
 
     /// Brings the log into the database, on disk, and empties it: who opens the index next need not read it. Left undone,

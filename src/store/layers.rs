@@ -96,6 +96,20 @@ impl Store {
         })
     }
 
+    /// Forgets which snapshots, of those that steps made, are `layer`: they turned out not to be.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn forget_made_layer(&self, layer: DiffId) -> Result<()> {
+        self.index().write(|transaction| {
+            transaction.execute(
+                "DELETE FROM diffs WHERE diff_id = ?1 AND snapshot IN (SELECT snapshot FROM records)",
+                [layer.0.as_bytes()],
+            )?;
+            Ok(())
+        })
+    }
+
     /// The layer that `snapshot` is under `epoch`, and its uncompressed size in bytes.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 mod blobs;
 mod cache_mounts;
 mod collect;
+mod damage;
 mod error;
 mod failures;
 mod holds;
@@ -29,7 +30,7 @@ mod turns;
 mod unnamed;
 mod uses;
 
-pub use blobs::{BlobWriter, StagedBlob};
+pub use blobs::{BlobWriter, StagedBlob, VerifiedBlob};
 pub use cache_mounts::{
     CacheMountClaim, CacheMountIdentity, CacheMountName, CacheMountRemoval, CacheMountSeed, OpenCacheMount,
     StoredCacheMount,
@@ -79,6 +80,8 @@ struct Inner {
     process: Mutex<Option<Arc<ProcessDir>>>,
     holds: Mutex<Weak<Holds>>,
     published: AtomicBool,
+    /// Whether an index that was damaged had to be set aside.
+    began_anew: bool,
 }
 
 impl fmt::Debug for Store {
@@ -94,16 +97,20 @@ impl Store {
     /// [`StoreError::Version`] for a store of a newer program; [`StoreError::NotWritable`], [`StoreError::Full`] and
     /// other I/O errors.
     pub fn open(root: &Path) -> Result<Store> {
-        match Self::open_once(root) {
+        let layout = Layout::new(std::path::absolute(root).during("resolve", root)?);
+        let index = layout.index();
+        let set_aside = || damage::set_aside_if_damaged(layout.root(), &index);
+        // Somebody met the damage while the store was open.
+        let began_anew = damage::mark(&index).exists() && set_aside()?;
+        match Self::open_once(root, began_anew) {
             // What it takes to open a store after a power loss is little.
-            Err(StoreError::Full { .. }) if reserve::give_up(&Layout::new(root.to_owned()).reserve()) => {
-                Self::open_once(root)
-            }
+            Err(StoreError::Full { .. }) if reserve::give_up(&layout.reserve()) => Self::open_once(root, began_anew),
+            Err(error) if error.is_damaged_index() && set_aside()? => Self::open_once(root, true),
             opened => opened,
         }
     }
 
-    fn open_once(root: &Path) -> Result<Store> {
+    fn open_once(root: &Path, began_anew: bool) -> Result<Store> {
         let layout = Layout::new(std::path::absolute(root).during("resolve", root)?);
         let index = match layout.index().try_exists() {
             Ok(true) => Index::open(&layout.index())?,
@@ -124,12 +131,14 @@ impl Store {
             process,
             holds: Mutex::default(),
             published: AtomicBool::new(false),
+            began_anew,
         };
         let store = Store { inner: Arc::new(inner) };
         store.sweep_tmp()?;
         store.sweep_locks()?;
         store.drop_torn_after_reboot()?;
         if is_new {
+            store.remove_orphans()?;
             store.make_reserve();
         }
         Ok(store)

@@ -78,6 +78,17 @@ impl Store {
         })
     }
 
+    /// Removes what lies in a store whose index is new.
+    pub(super) fn remove_orphans(&self) -> Result<()> {
+        let is_empty = names_in(&self.layout().snapshots())?.is_empty() && names_in(&self.layout().blobs())?.is_empty();
+        if is_empty {
+            return Ok(());
+        }
+        let trash = self.temp_dir()?;
+        self.index()
+            .publish(|transaction| self.move_out_orphans(transaction, trash.path()))
+    }
+
     /// Removes blobs and snapshots whose rows a power loss took.
     fn move_out_orphans(&self, transaction: &Transaction, trash: &Path) -> Result<()> {
         for name in names_in(&self.layout().snapshots())? {

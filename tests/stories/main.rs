@@ -22,6 +22,7 @@ mod cache_services;
 mod carry_caches;
 mod check_a_dockerfile;
 mod copy_files;
+mod damage_the_store;
 mod enter_failed_steps;
 mod explain_a_build;
 mod fill_the_disk;
