@@ -283,6 +283,42 @@ fn what_a_record_needs_outlives_the_registrys_garbage_collection() {
     assert_eq!(second.run("app").succeeds().stdout, SEEN);
 }
 
+/// Whenever it ends, its records lead to blobs that are there.
+#[test]
+fn a_registry_that_dies_in_the_middle_has_no_half_records() {
+    for answers in 0..5 {
+        let (server, first, second) = (LyingRegistry::start(), machine(), machine());
+        let cache = repository(&server.host());
+        server.lie_later("PUT", "/blobs/uploads/", answers, usize::MAX, Lie::Slam);
+        let built = build(&first, &to(&cache, "max"));
+        let warnings = built.stderr.matches("gets nothing more of this build").count();
+        assert_eq!(
+            warnings,
+            usize::from(answers < RECORDS + 1),
+            "{answers}: {}",
+            built.stderr
+        );
+        let name = cache.split_once('/').unwrap().1;
+        for record in server
+            .log()
+            .iter()
+            .filter(|request| request.target.contains("/manifests/latest-"))
+        {
+            let tag = record.target.rsplit('/').next().unwrap();
+            let Some(manifest) = server.manifest(name, tag) else {
+                continue;
+            };
+            let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+            for blob in manifest["layers"].as_array().unwrap() {
+                let digest = blob["digest"].as_str().unwrap().parse().unwrap();
+                assert!(server.blob(name, digest).is_some(), "{answers}: {manifest}");
+            }
+        }
+        build(&second, &from(&cache)).never_says("warning");
+        assert_eq!(second.run("app").succeeds().stdout, SEEN, "{answers}");
+    }
+}
+
 fn grep(word: &str, directory: &Path) -> String {
     let found = Command::new("grep")
         .args(["-raF", word])
