@@ -110,9 +110,13 @@ impl Needs {
         Ok(false)
     }
 
-    /// An image that has the snapshot in its stack.
+    /// An image that has the snapshot in its stack, alone or joined by another one.
     pub(super) fn image_with(&self, connection: &Connection, id: SnapshotId) -> rusqlite::Result<Option<Digest>> {
-        let mut chains = connection.prepare_cached("SELECT chain FROM chains WHERE snapshot = ?1")?;
+        let mut chains = connection.prepare_cached(
+            "SELECT chain FROM chains WHERE snapshot = ?1
+             UNION ALL SELECT chain FROM chains JOIN snapshots ON chains.snapshot = snapshots.id
+                 WHERE snapshots.parent = ?1 AND snapshots.joined",
+        )?;
         let mut chains = chains.query_map([id.to_sql()], |row| row.get(0).map(Digest::from_bytes))?;
         chains.try_fold(None, |found, chain| Ok(found.or(self.chains.get(&chain?).copied())))
     }
@@ -133,10 +137,15 @@ impl Needs {
     /// The snapshots of all stacks.
     pub(super) fn snapshots(&self, connection: &Connection) -> rusqlite::Result<HashSet<SnapshotId>> {
         let mut found = HashSet::new();
-        let mut statement = connection.prepare_cached("SELECT snapshot FROM chains WHERE chain = ?1")?;
+        let mut statement = connection.prepare_cached(
+            "SELECT snapshot FROM chains WHERE chain = ?1
+             UNION ALL SELECT parent FROM chains JOIN snapshots ON chains.snapshot = snapshots.id
+                 WHERE chain = ?1 AND joined",
+        )?;
         for chain in self.chains.keys() {
-            let id = statement.query_row([chain.as_bytes()], |row| row.get(0)).optional()?;
-            found.extend(id.map(SnapshotId::from_sql));
+            for id in statement.query_map([chain.as_bytes()], |row| row.get(0).map(SnapshotId::from_sql))? {
+                found.insert(id?);
+            }
         }
         Ok(found)
     }

@@ -204,6 +204,11 @@ fn a_large_directory_that_changed_gives_the_image_of_a_first_build() {
         project.write("files/f1", "changed\n").write("files/new/f", "new\n");
         std::fs::remove_file(project.directory().join("files/f2")).unwrap();
         project.build("-t app .").succeeds().ran(["COPY files /app"]);
+        // The image needs both copies: neither counts as something that could go.
+        let needed = project
+            .builder("du --filter description~=COPY --filter shared --format {{.ID}}")
+            .run();
+        assert_eq!(needed.succeeds().stdout.lines().count(), 2);
         let layers = |name: &str| {
             let layers = project
                 .builder(&format!("inspect --format {{{{.RootFS.Layers}}}} {name}"))
