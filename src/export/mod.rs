@@ -4,6 +4,7 @@
 //! archive), docker archive, plain tar, plain directory. What is read is hostile: bounded, verified, and published only
 //! when all of it is good.
 
+mod cache_mount;
 mod compress;
 mod documents;
 mod error;
@@ -14,6 +15,7 @@ mod layout;
 mod load;
 mod tree;
 
+pub use cache_mount::{CacheMountAccess, WrittenCacheMount, read_cache_mount, write_cache_mount};
 pub use compress::Compression;
 pub use documents::{Document, Documents, documents};
 pub use error::{ExportError, Result};

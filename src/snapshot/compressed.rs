@@ -27,7 +27,7 @@ pub enum Compression {
 
 impl Compression {
     /// What the first bytes say (RFC 1952; bzip2, xz and zstd format descriptions).
-    fn of(head: &[u8]) -> Self {
+    pub fn of(head: &[u8]) -> Self {
         const MAGICS: [(&[u8], Compression); 4] = [
             (b"\x1f\x8b\x08", Compression::Gzip),
             (b"BZh", Compression::Bzip2),

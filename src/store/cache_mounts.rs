@@ -202,6 +202,18 @@ impl OpenCacheMount {
         fs::rename(new, self.data()).during("rename", new)
     }
 
+    /// Makes `new` what steps see, in place of what is there: in one step. The mount must be had alone.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn replace(&self, new: &Path) -> Result<()> {
+        match renameat_with(CWD, new, CWD, self.data(), RenameFlags::EXCHANGE) {
+            Err(Errno::NOENT) => fs::rename(new, self.data()).during("rename", new),
+            // What was there is where the new one was, and goes with it.
+            exchanged => exchanged.during("rename", new),
+        }
+    }
+
     /// Takes away what steps see. The mount must be had alone.
     ///
     /// # Errors
@@ -508,6 +520,19 @@ mod tests {
         assert!(mount.used >= mount.created && mount.created > 0);
         let size = store.cache_mount_size(mount.name).unwrap();
         assert!((5000..20_000).contains(&size) && size.is_multiple_of(512), "{size}");
+    }
+
+    #[test]
+    fn cve_2024_9675_an_id_is_never_a_path() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&root.path().join("store")).unwrap();
+        drop(open(&store, "../../../escape"));
+        let names: Vec<_> = fs::read_dir(store.cache_mounts_directory())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let is_hash = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        assert!(names.len() == 1 && names[0].bytes().all(is_hash), "{names:?}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 

@@ -226,3 +226,94 @@ fn an_ordinary_user_has_mounts_as_root_has_them() {
         mounts(&project, "rm mine").succeeds().prints("Removed: mine");
     }
 }
+
+#[test]
+fn a_mount_is_written_into_an_archive_and_read_from_it() {
+    let project = Project::new();
+    let fill = "FROM busybox\nRUN --mount=type=cache,id=pip,target=/c echo kept > /c/file && ln /c/file /c/link && touch -t 200102030405 /c/file && \
+        mkdir -m 700 /c/d && head -c 3000000 /dev/urandom > /c/d/large && sha256sum /c/d/large > /c/sum\n";
+    build(&project, fill, "");
+    mounts(&project, "export pip -o pip.tar.zst").succeeds();
+    let directory = project.directory();
+    let listed = std::process::Command::new("tar")
+        .args(["--zstd", "-tvf", "pip.tar.zst"])
+        .current_dir(&directory)
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(
+        listed.contains("d/large") && listed.contains("link to file"),
+        "{listed}"
+    );
+
+    // Another store, through pipes.
+    let other = Project::new();
+    let archive = project.builder("cache-mount export pip").stdout_of();
+    fs::write(other.directory().join("piped"), archive).unwrap();
+    let piped = fs::File::open(other.directory().join("piped")).unwrap();
+    other
+        .builder("cache-mount import pip -")
+        .stdin(piped)
+        .run()
+        .succeeds()
+        .prints("Imported: pip ");
+    let look = "FROM busybox\nRUN --mount=type=cache,id=pip,target=/c sha256sum -c /c/sum > /out && stat -c '%a %h %Y' /c/file /c/d >> /out\nCMD [\"cat\", \"/out\"]\n";
+    build(&other, look, "");
+    assert!(
+        seen(&other).starts_with("/c/d/large: OK\n644 2 981173100\n700 "),
+        "{}",
+        seen(&other)
+    );
+
+    // What is there goes when all that comes is there.
+    let bytes = fs::read(directory.join("pip.tar.zst")).unwrap();
+    fs::write(other.directory().join("cut"), &bytes[..bytes.len() / 2]).unwrap();
+    fs::write(other.directory().join("none"), "").unwrap();
+    fs::write(other.directory().join("text"), "x".repeat(2000)).unwrap();
+    for wrong in ["cut", "none", "text"] {
+        mounts(&other, &format!("import pip {wrong}")).exits(3);
+    }
+    let small = "FROM busybox\nRUN --mount=type=cache,id=pip,target=/c cat /c/file > /out\nCMD [\"cat\", \"/out\"]\n";
+    build(&other, small, "");
+    assert_eq!(seen(&other), "kept\n");
+    std::process::Command::new("tar")
+        .args(["-czf", "new.tgz", "Dockerfile"])
+        .current_dir(other.directory())
+        .status()
+        .unwrap();
+    mounts(&other, "import pip new.tgz").succeeds();
+    let look = "FROM busybox\nRUN --mount=type=cache,id=pip,target=/c ls /c > /out\nCMD [\"cat\", \"/out\"]\n";
+    build(&other, look, "");
+    assert_eq!(seen(&other), "Dockerfile\n");
+    mounts(&other, "import for-app new.tgz --uid 7 --gid 8 --mode 0700").succeeds();
+    mounts(&other, "ls --filter id=for-app --format {{.UID}}:{{.GID}}:{{.Mode}}")
+        .succeeds()
+        .prints("7:8:0700");
+    mounts(&other, "export nothing")
+        .exits(2)
+        .says("no cache mount `nothing`");
+    let scratch = fs::read_dir(other.store().join("tmp")).unwrap().count();
+    assert_eq!(scratch, 0, "nothing is left behind");
+}
+
+#[test]
+fn an_archive_that_leads_out_of_the_mount_changes_nothing() {
+    let project = Project::new();
+    build(
+        &project,
+        "FROM busybox\nRUN --mount=type=cache,id=c,target=/c touch /c/old\n",
+        "",
+    );
+    let victim = project.directory().join("victim");
+    let archive = fs::File::create(project.directory().join("hostile.tar")).unwrap();
+    let mut builder = tar::Builder::new(archive);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.as_gnu_mut().unwrap().name[..12].copy_from_slice(b"../../victim");
+    header.set_cksum();
+    builder.append(&header, &b"bad"[..]).unwrap();
+    builder.finish().unwrap();
+    mounts(&project, "import c hostile.tar").exits(3).says("victim");
+    assert!(!victim.exists());
+    assert!(data(&project).join("old").exists());
+}

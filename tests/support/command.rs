@@ -122,6 +122,13 @@ impl Program {
         self.outcome(output)
     }
 
+    /// What it writes to its standard output, to its end, as it is.
+    pub fn stdout_of(&mut self) -> Vec<u8> {
+        let output = self.command.output().expect("the program starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
     /// The same, with its standard output in `file`.
     pub fn run_into(&mut self, file: fs::File) -> Outcome {
         self.command.stdout(file).stderr(Stdio::piped());

@@ -1,21 +1,30 @@
 //! `builder cache-mount`.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::output::{to_file, to_stdout};
+use crate::cancel::Cancel;
 use crate::cli::failure::Failure;
 use crate::cli::format::{age, bytes, table};
+use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
-use crate::store::{CacheMountRemoval, Store, StoredCacheMount, User};
+use crate::export::{self, CacheMountAccess};
+use crate::snapshot::Limits;
+use crate::store::{CacheMountIdentity, CacheMountRemoval, Store, StoredCacheMount, User};
 
 /// Digits of a name that are shown, and that tell one at least.
 const SHORT: usize = 12;
 const SHORTEST: usize = 4;
 
-/// Look at what `RUN --mount=type=cache` keeps, and remove it.
+/// Look at what `RUN --mount=type=cache` keeps; remove it, write it into archives, and read it from them.
 ///
 /// A cache mount is known by its id as the Dockerfile has it, which is the mount's target where it gives none; with the
 /// build argument BUILDKIT_CACHE_MOUNT_NS it is that, a `/`, and the id. Mounts of one id for several owners, modes or
@@ -32,6 +41,8 @@ enum Command {
     Ls(ListArguments),
     Inspect(InspectArguments),
     Rm(RemoveArguments),
+    Export(ExportArguments),
+    Import(ImportArguments),
 }
 
 /// List cache mounts, with what they take on disk and who uses them.
@@ -76,6 +87,48 @@ struct RemoveArguments {
     force: bool,
 }
 
+/// Write what a cache mount has into an archive: a tar, compressed with zstd.
+///
+/// It is written when nobody changes it: a mount that a step has for itself is waited for. Times, modes, owners, links and
+/// attributes are part of it; sockets, pipes and devices are not.
+#[derive(Debug, Args)]
+struct ExportArguments {
+    /// The mount: an id, a name, or the beginning of a name (4 digits at least).
+    #[arg(value_name = "MOUNT")]
+    mount: String,
+    /// The file; by default standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Make a cache mount what an archive has: a tar, compressed or not.
+///
+/// All of the archive is read and unpacked before anything changes; then what the mount had goes at once, as soon as no
+/// step uses it. A mount that is not there is made.
+#[derive(Debug, Args)]
+struct ImportArguments {
+    /// The mount's id, or, of several with that id, a name or the beginning of one.
+    #[arg(value_name = "MOUNT")]
+    mount: String,
+    /// The archive; by default, and for `-`, standard input.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The owner of a mount that is not there yet: the user of the steps that use it, or the one that they state.
+    #[arg(long, value_name = "UID")]
+    uid: Option<u32>,
+    /// The group of a mount that is not there yet.
+    #[arg(long, value_name = "GID")]
+    gid: Option<u32>,
+    /// The permission bits of a mount that is not there yet, in octal digits.
+    #[arg(long, value_name = "MODE", value_parser = octal)]
+    mode: Option<u32>,
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
+    mode.ok_or_else(|| format!("`{text}` is no mode such as 0755"))
+}
+
 /// The id that a filter asks for.
 fn filter(text: &str) -> Result<String, String> {
     match text.split_once('=') {
@@ -91,6 +144,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         Command::Ls(arguments) => list(arguments, store),
         Command::Inspect(arguments) => inspect(arguments, store),
         Command::Rm(arguments) => remove(arguments, store),
+        Command::Export(arguments) => write(arguments, &session),
+        Command::Import(arguments) => read(arguments, &session),
     }
 }
 
@@ -257,14 +312,119 @@ fn remove(arguments: &RemoveArguments, store: &Store) -> Result<(), Failure> {
     match in_use {
         None => Ok(()),
         Some((mount, users)) => {
-            let user = users.first().map_or_else(String::new, |user| {
-                let what = printable(user.what.as_bytes(), false);
-                format!(" by {what} (process {})", user.process)
-            });
+            let user = users.first().map(by).unwrap_or_default();
             let message = format!("cache mount `{}` is in use{user}", shown(mount));
             Err(Failure::usage(message).hint("try again when the step has ended"))
         }
     }
+}
+
+/// With what a mount is read and written.
+fn access<'a>(session: &'a Session, cancel: &'a Cancel) -> CacheMountAccess<'a> {
+    let limits = session.config.cache_mounts.limits();
+    CacheMountAccess {
+        store: &session.store,
+        snapshotter: &session.snapshotter,
+        limits: Limits {
+            entries: limits.entries,
+            bytes: limits.bytes,
+        },
+        cancel,
+        waiting: &|users| {
+            let user = users.iter().find(|user| !user.waits).map(by).unwrap_or_default();
+            output::remark(format_args!("waiting for the cache mount, which is in use{user}"));
+        },
+    }
+}
+
+fn by(user: &User) -> String {
+    let what = printable(user.what.as_bytes(), false);
+    format!(" by {what} (process {})", user.process)
+}
+
+/// The one mount that is meant, but for copies of the moment.
+fn only<'a>(
+    text: &str,
+    found: Vec<&'a StoredCacheMount>,
+) -> Result<(&'a StoredCacheMount, &'a CacheMountIdentity), Failure> {
+    let first: Vec<_> = found.into_iter().filter(|mount| mount.name.copy() == 0).collect();
+    let [mount] = first.as_slice() else {
+        let names: Vec<String> = first.iter().map(|mount| short_name(mount)).collect();
+        let message = format!("there are {} cache mounts `{text}`", first.len());
+        return Err(Failure::usage(message).hint(format!("name one of them: {}", names.join(", "))));
+    };
+    let identity = mount.identity.as_ref().ok_or_else(|| {
+        Failure::usage(format!(
+            "what the cache mount `{text}` is was not noted when it was made"
+        ))
+        .hint("it is noted when a step uses it again")
+    })?;
+    Ok((mount, identity))
+}
+
+fn write(arguments: &ExportArguments, session: &Session) -> Result<(), Failure> {
+    let all = session.store.cache_mounts()?;
+    let (mount, identity) = only(&arguments.mount, named(&arguments.mount, &all)?)?;
+    let sharing = mount.sharing.first().map_or("locked", String::as_str);
+    let cancel = cancel_on_signals()?;
+    let mut written = None;
+    let archive = |out: &mut dyn Write| {
+        written = Some(export::write_cache_mount(
+            access(session, &cancel),
+            identity,
+            sharing,
+            out,
+        )?);
+        Ok(())
+    };
+    match &arguments.output {
+        Some(path) if path.as_os_str() != "-" => to_file(path, archive)?,
+        _ => to_stdout(archive)?,
+    }
+    if let Some(written) = written.filter(|written| written.left_out > 0) {
+        output::remark(format_args!(
+            "warning: {} files were left out, because they changed all the time",
+            written.left_out
+        ));
+    }
+    Ok(())
+}
+
+fn read(arguments: &ImportArguments, session: &Session) -> Result<(), Failure> {
+    let all = session.store.cache_mounts()?;
+    let identity = target(arguments, &all)?;
+    let cancel = cancel_on_signals()?;
+    let access = access(session, &cancel);
+    match &arguments.file {
+        Some(path) if path.as_os_str() != "-" => {
+            let unreadable = |error| Failure::usage(format!("cannot read {}: {error}", path.display()));
+            export::read_cache_mount(access, &identity, "locked", File::open(path).map_err(unreadable)?)?;
+        }
+        _ => export::read_cache_mount(access, &identity, "locked", std::io::stdin().lock())?,
+    }
+    let name = identity.name(0);
+    let size = bytes(session.store.cache_mount_size(name)?);
+    let id = printable(identity.shown().as_bytes(), false);
+    output::line(format_args!("Imported: {id} {} {size}", &name.to_string()[..SHORT]))
+}
+
+/// The mount that is there, or the one that is to be made.
+fn target(arguments: &ImportArguments, all: &[StoredCacheMount]) -> Result<CacheMountIdentity, Failure> {
+    const USUAL: u32 = 0o755;
+    let stated = arguments.uid.is_some() || arguments.gid.is_some() || arguments.mode.is_some();
+    let found = named(&arguments.mount, all);
+    if let (Ok(found), false) = (&found, stated) {
+        return only(&arguments.mount, found.clone()).map(|(_, identity)| identity.clone());
+    }
+    let known = found.ok().and_then(|found| found.first()?.identity.clone());
+    Ok(CacheMountIdentity {
+        // Without a namespace there is nothing before the slash.
+        id: known.map_or_else(|| format!("/{}", arguments.mount), |known| known.id),
+        uid: arguments.uid.unwrap_or(0),
+        gid: arguments.gid.unwrap_or(0),
+        mode: arguments.mode.unwrap_or(USUAL),
+        seed: None,
+    })
 }
 
 fn shown(mount: &StoredCacheMount) -> String {
