@@ -287,12 +287,17 @@ impl Store {
     /// # Errors
     /// Those of the index.
     pub fn snapshot_of_copy(&self, copy: &[u8; 32]) -> Result<Option<SnapshotId>> {
-        self.index().read(|connection| {
+        let found = self.index().read(|connection| {
             connection
                 .prepare_cached("SELECT snapshot FROM copies WHERE copy = ?1")?
                 .query_row([copy], |row| row.get(0).map(SnapshotId::from_sql))
                 .optional()
-        })
+        })?;
+        // Held from here on: what is made next stands on it.
+        match found {
+            Some(id) => Ok(self.snapshot(id)?.map(|record| record.id)),
+            None => Ok(None),
+        }
     }
 
     /// Forgets a snapshot, those built on it, and whatever refers to any of these; removes their directories.
