@@ -255,6 +255,20 @@ fn all_is_copied_where_much_is_otherwise_or_nothing_is_known() {
         whole(copy_all(&machine, base, Some(earlier), "/app")),
         "much is otherwise"
     );
+    // Checked out anew: what is the same but for its time stays as it was, with the time that it had.
+    let earlier = copy_all(&machine, base, None, "/app").snapshot;
+    age(&tree.0, SystemTime::now() - Duration::from_secs(60));
+    tree.write("d2/e1/f100", "the one that changed");
+    let anew = copy_all(&machine, base, Some(earlier), "/app");
+    assert_eq!(kinship(&machine, anew.snapshot), Kinship::Joined);
+    let (view, before) = (machine.view(anew.snapshot), machine.view(earlier));
+    assert_eq!(view.read("app/d2/e1/f100"), "the one that changed");
+    assert_eq!(view.stat("app/d0/e0/f0").mtime(), before.stat("app/d0/e0/f0").mtime());
+    assert_ne!(
+        view.stat("app/d2/e1/f100").mtime(),
+        before.stat("app/d2/e1/f100").mtime()
+    );
+    assert_eq!(view.paths(), before.paths());
     fs::hard_link(tree.path("d1/e1/f1"), tree.path("d1/e1/second")).unwrap();
     let linked = copy_all(&machine, base, Some(earlier), "/app");
     assert_eq!(kinship(&machine, linked.snapshot), Kinship::Layers);

@@ -1,14 +1,15 @@
-//! What a copy of a directory brought: of each entry its path and a fingerprint of all that a copy of it depends on.
+//! What a copy of a directory brought: of each entry its path, its time, and a fingerprint of all else that a copy of it
+//! depends on.
 //!
 //! Kept beside the snapshot that the copy made, so that a later copy of the same directory need only bring what is
 //! otherwise. Whatever is wrong with it, it counts as not there.
 
 use std::collections::HashMap;
 
-use crate::context::{FileKind, Metadata, Modes, Role, SelectedSource};
+use crate::context::{FileKind, Metadata, Modes, Role, SelectedSource, Timestamp};
 
 /// First bytes; the digit grows with every change to the form or to what a fingerprint covers.
-const MAGIC: &[u8; 8] = b"bldcopy1";
+const MAGIC: &[u8; 8] = b"bldcopy2";
 const DIGEST: usize = 32;
 
 /// What was copied.
@@ -32,7 +33,25 @@ pub(super) enum Dated {
 struct Fingerprint {
     path: Box<[u8]>,
     is_directory: bool,
+    modified: Timestamp,
     digest: [u8; DIGEST],
+}
+
+/// What makes an entry another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Difference {
+    /// Anything that a copy of it shows.
+    Any,
+    /// Anything but its time.
+    NotOfTime,
+}
+
+impl Fingerprint {
+    fn is(&self, other: &Self, difference: Difference) -> bool {
+        self.is_directory == other.is_directory
+            && self.digest == other.digest
+            && (difference == Difference::NotOfTime || self.modified == other.modified)
+    }
 }
 
 /// What is otherwise in a later selection.
@@ -66,6 +85,7 @@ impl Copied {
             Some(Fingerprint {
                 path: entry.path.clone(),
                 is_directory: entry.metadata.kind == FileKind::Directory,
+                modified: entry.metadata.mtime,
                 digest: hash.finalize().into(),
             })
         };
@@ -77,12 +97,12 @@ impl Copied {
     }
 
     /// What is otherwise in `newer`.
-    pub(super) fn changes(&self, newer: &Self) -> Changes {
+    pub(super) fn changes(&self, newer: &Self, difference: Difference) -> Changes {
         let mut old: HashMap<&[u8], &Fingerprint> = self.entries.iter().map(|entry| (&*entry.path, entry)).collect();
         let mut changes = Changes::default();
         for (index, entry) in newer.entries.iter().enumerate() {
             // What was no directory, or is none now, hides what it was.
-            if old.remove(&*entry.path) != Some(entry) {
+            if !old.remove(&*entry.path).is_some_and(|old| old.is(entry, difference)) {
                 changes.changed.push(index);
             }
         }
@@ -109,6 +129,8 @@ impl Copied {
             bytes.extend((entry.path.len() as u32).to_le_bytes());
             bytes.extend(&*entry.path);
             bytes.push(u8::from(entry.is_directory));
+            bytes.extend(entry.modified.seconds.to_le_bytes());
+            bytes.extend(entry.modified.nanoseconds.to_le_bytes());
             bytes.extend(entry.digest);
         }
         let checksum: [u8; DIGEST] = blake3::hash(&bytes).into();
@@ -135,6 +157,10 @@ impl Copied {
             entries.push(Fingerprint {
                 path: path.into(),
                 is_directory: take(&mut rest)? == [1],
+                modified: Timestamp {
+                    seconds: i64::from_le_bytes(take(&mut rest)?),
+                    nanoseconds: u32::from_le_bytes(take(&mut rest)?),
+                },
                 digest: take(&mut rest)?,
             });
         }
@@ -148,20 +174,13 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*taken)
 }
 
-/// What a copy takes over from the status. Owners are not among it: a context's files belong to nobody.
+/// What a copy takes over from the status, besides the time. Owners are not among it: a context's files belong to nobody.
 fn describe(hash: &mut blake3::Hasher, metadata: &Metadata, modes: Modes) {
     let kind = metadata.kind as u8;
     let (major, minor) = metadata.represents;
-    for number in [
-        u32::from(kind),
-        modes.of(metadata),
-        major,
-        minor,
-        metadata.mtime.nanoseconds,
-    ] {
+    for number in [u32::from(kind), modes.of(metadata), major, minor] {
         hash.update(&number.to_le_bytes());
     }
-    hash.update(&metadata.mtime.seconds.to_le_bytes());
     // A directory's size is the file system's own matter.
     if metadata.kind == FileKind::Regular {
         hash.update(&metadata.size.to_le_bytes());
@@ -180,6 +199,7 @@ mod tests {
         let fingerprint = |(path, is_directory, content): &(&str, bool, u8)| Fingerprint {
             path: path.as_bytes().into(),
             is_directory: *is_directory,
+            modified: Timestamp::default(),
             digest: [*content; DIGEST],
         };
         Copied {
@@ -221,10 +241,13 @@ mod tests {
             ("kept/same", false, 1),
             ("turned", false, 1),
         ]);
-        let changes = old.changes(&new);
+        let changes = old.changes(&new, Difference::Any);
         assert_eq!(changes.changed, [0, 1, 3]);
         assert_eq!(changes.gone, [b"d".to_vec(), b"kept/gone".to_vec()]);
-        let same = old.changes(&old);
+        let mut later = old.clone();
+        later.entries[1].modified.seconds = 1;
+        assert_eq!(old.changes(&later, Difference::Any).changed, [1]);
+        let same = old.changes(&later, Difference::NotOfTime);
         assert!(same.changed.is_empty() && same.gone.is_empty());
     }
 }

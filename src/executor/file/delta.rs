@@ -1,5 +1,5 @@
 //! Copying a directory that was copied before: what is otherwise goes into a snapshot of its own, which is one layer with
-//! the earlier one. Nothing of the result tells which way it came about.
+//! the earlier one. Nothing of the result tells which way it came about, but for times where all files have new ones.
 //!
 //! Owns when that may be done, and when it is worth it. It is done for a build context alone, whose files belong to
 //! nobody, and for one source without hard links.
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::copied::{Changes, Copied, Dated};
+use super::copied::{Changes, Copied, Dated, Difference};
 use super::node::{Rules, times};
 use super::{FileError, Input, find_owner, is_worth_bypassing, tree};
 use crate::cancel::Cancel;
@@ -74,10 +74,9 @@ impl<'a> Repeatable<'a> {
         let Some(new) = Copied::of(self.source, self.modes(), old.dated) else {
             return Ok(None);
         };
-        let changes = old.changes(&new);
-        if (changes.changed.len() + changes.gone.len()) * SHARE > self.source.entries.len() {
+        let Some(changes) = self.few_changes(&old, &new) else {
             return Ok(None);
-        }
+        };
         let owner = match &self.copy.owner {
             Some(owner) => find_owner(&snapshotter.view(Some(self.parent))?, Some(owner))?,
             None => None,
@@ -91,6 +90,14 @@ impl<'a> Repeatable<'a> {
         };
         self.write(&delta, &changes, old.dated, &rules)?;
         Ok(Some(delta.commit()?))
+    }
+
+    /// What is otherwise, if it is not much. Of a tree that was checked out anew every file has another time: then those
+    /// that are the same in all else keep the time that they had, as they do where nothing at all is otherwise.
+    fn few_changes(&self, old: &Copied, new: &Copied) -> Option<Changes> {
+        let few = |changes: &Changes| (changes.changed.len() + changes.gone.len()) * SHARE <= self.source.entries.len();
+        let ways = [Difference::Any, Difference::NotOfTime].into_iter();
+        ways.map(|difference| old.changes(new, difference)).find(few)
     }
 
     fn write(&self, delta: &Delta, changes: &Changes, dated: Dated, rules: &Rules<'_>) -> Result<(), FileError> {
