@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::cache_services::{Service, word};
@@ -17,10 +17,9 @@ use crate::support::Project;
 const BUILDERS: usize = 8;
 const SERVICES: usize = 10;
 /// Services that a builder builds in a round.
-const BUILT: usize = 3;
-/// Rounds that nobody disturbs, and rounds in which builders and the remote are killed.
+const BUILT: usize = 2;
+/// Rounds that nobody disturbs. In the next one builders and the remote are killed.
 const QUIET: usize = 2;
-const DISTURBED: usize = 2;
 
 /// Where the farm's results are shared.
 enum Remote {
@@ -378,43 +377,26 @@ fn cache_arguments(fields: &str) -> String {
     )
 }
 
-fn a_farm_shares(kind: &'static str, make_remote: impl FnOnce() -> Remote) {
-    // One farm at a time is enough for a machine.
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut remote = make_remote();
+fn a_farm_shares(kind: &'static str, mut remote: Remote) {
     let farm = Farm::new(kind);
     let quiet: Vec<Built> = (0..QUIET).flat_map(|_| farm.round(&remote, Killed::Nobody)).collect();
     farm.count(&quiet);
-    for _ in 0..DISTURBED {
-        std::thread::scope(|scope| {
-            let round = scope.spawn(|| farm.round(&remote, Killed::Some));
-            std::thread::sleep(Duration::from_millis(700));
-            remote.kill();
-            round.join().unwrap();
-        });
-        remote.revive();
-    }
+    std::thread::scope(|scope| {
+        let round = scope.spawn(|| farm.round(&remote, Killed::Some));
+        std::thread::sleep(Duration::from_millis(700));
+        remote.kill();
+        round.join().unwrap();
+    });
+    remote.revive();
     farm.round(&remote, Killed::Nobody);
     farm.newcomer(&remote);
 }
 
+/// One farm at a time is enough for a machine.
 #[test]
-fn by_a_directory() {
-    a_farm_shares("type=local", || Remote::Local(tempfile::tempdir().unwrap()));
-}
-
-#[test]
-fn by_a_registry() {
-    a_farm_shares("type=registry", Remote::registry);
-}
-
-#[test]
-fn by_a_bucket() {
-    a_farm_shares("type=s3", || Remote::Service(Service::start("s3")));
-}
-
-#[test]
-fn by_remote_execution() {
-    a_farm_shares("type=reapi", || Remote::Service(Service::start("reapi")));
+fn eight_builders_share_each_kind_of_remote() {
+    a_farm_shares("type=local", Remote::Local(tempfile::tempdir().unwrap()));
+    a_farm_shares("type=registry", Remote::registry());
+    a_farm_shares("type=s3", Remote::Service(Service::start("s3")));
+    a_farm_shares("type=reapi", Remote::Service(Service::start("reapi")));
 }
