@@ -86,7 +86,7 @@ impl Rules {
 /// build that added to the store, when all else is done.
 ///
 /// # Errors
-/// As [`prune`].
+/// As [`prune()`].
 pub fn after_build(store: &Store, rules: &Rules, now: i64, cancel: &Cancel) -> Result<Option<Pruned>, DiskError> {
     store.add_many_uses()?;
     if rules.0.is_empty() || !store.has_published() {
