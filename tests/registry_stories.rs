@@ -18,6 +18,8 @@ mod encryption;
 mod pulls;
 #[path = "registry_stories/pushes.rs"]
 mod pushes;
+#[path = "registry_stories/referrers.rs"]
+mod referrers;
 
 use std::path::PathBuf;
 use std::time::Duration;

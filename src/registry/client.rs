@@ -148,7 +148,8 @@ impl Client {
     }
 
     /// Puts a manifest or index under the tag of `reference` (or its digest), and gives its digest, which the registry
-    /// confirmed where it announces digests.
+    /// confirmed where it announces digests. One with a `subject` is listed among what refers to that: by the registry,
+    /// or under the tag that stands in where it has no such list.
     ///
     /// # Errors
     /// When the registry refuses it.
@@ -156,6 +157,47 @@ impl Client {
         let endpoint = self.session.config.endpoint(reference)?;
         let bytes = Bytes::copy_from_slice(bytes);
         let work = self.session.put_manifest(&endpoint, reference, media_type, bytes);
+        self.network()?.wait(self.session.within(&endpoint, work))
+    }
+
+    /// What refers to `subject`, a manifest of `reference`'s repository: signatures, SBOMs and the like, of the type
+    /// `artifact_type` alone where one is given. Asked for at the mirrors in their order, then at the registry itself,
+    /// until one knows of any; registries without the API are asked for the tag that stands in for it. What is listed is
+    /// a claim: the `subject` in each manifest says whether it holds.
+    ///
+    /// # Errors
+    /// When nobody knows of any and the registry itself does not answer.
+    pub fn referrers(
+        &self,
+        reference: &Reference,
+        subject: Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let endpoints = self.session.config.pull_endpoints(reference)?;
+        let work = async {
+            let mut outcome = Ok(Vec::new());
+            for endpoint in &endpoints {
+                outcome = self
+                    .session
+                    .referrers(endpoint, reference, subject, artifact_type)
+                    .await;
+                if outcome.as_ref().is_ok_and(|listed| !listed.is_empty()) {
+                    break;
+                }
+            }
+            outcome
+        };
+        let last = endpoints.last().expect("the registry itself is always there");
+        self.network()?.wait(self.session.within(last, work))
+    }
+
+    /// The tags of `reference`'s repository, as the registry itself lists them.
+    ///
+    /// # Errors
+    /// When the registry does not list them, or more than anybody would read.
+    pub fn tags(&self, reference: &Reference) -> Result<Vec<String>, RegistryError> {
+        let endpoint = self.session.config.endpoint(reference)?;
+        let work = self.session.tags(&endpoint, reference);
         self.network()?.wait(self.session.within(&endpoint, work))
     }
 

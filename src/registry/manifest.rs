@@ -10,6 +10,7 @@ use url::Url;
 use super::RegistryError;
 use super::auth::Scopes;
 use super::config::Endpoint;
+use super::referrers::{OCI_SUBJECT, Referral};
 use super::session::{Session, header};
 use super::transport::{Call, read_bounded};
 use crate::oci::{
@@ -32,12 +33,22 @@ impl Session {
         endpoint: &Endpoint,
         reference: &Reference,
     ) -> Result<(ManifestOrIndex, Descriptor), RegistryError> {
+        let scopes = Scopes::pull(&endpoint.repository(reference));
+        self.manifest_with(endpoint, &scopes, reference).await
+    }
+
+    /// The same with a token that may do more.
+    pub async fn manifest_with(
+        &self,
+        endpoint: &Endpoint,
+        scopes: &Scopes,
+        reference: &Reference,
+    ) -> Result<(ManifestOrIndex, Descriptor), RegistryError> {
         let url = endpoint.url(reference, &format!("manifests/{}", reference.manifest_reference()));
         let mut call = Call::new(Method::GET, url.clone());
         let accept = HeaderValue::from_str(&ACCEPTED.join(", ")).expect("media types are header text");
         call.headers.insert(ACCEPT, accept);
-        let scopes = Scopes::pull(&endpoint.repository(reference));
-        let reply = self.send(endpoint, &scopes, &call).await?;
+        let reply = self.send(endpoint, scopes, &call).await?;
         if reply.response.status() != reqwest::StatusCode::OK {
             return Err(self.refusal(reply, &reference.to_string()).await);
         }
@@ -60,7 +71,8 @@ impl Session {
         Ok((document, descriptor))
     }
 
-    /// Puts the manifest `bytes` under the tag or digest of `reference`.
+    /// Puts the manifest `bytes` under the tag or digest of `reference`. One that refers to another is listed there as a
+    /// referrer, by the registry or in its place.
     pub async fn put_manifest(
         &self,
         endpoint: &Endpoint,
@@ -68,6 +80,27 @@ impl Session {
         kind: &str,
         bytes: Bytes,
     ) -> Result<Digest, RegistryError> {
+        let referral = Referral::of(kind, &bytes).map_err(|source| RegistryError::Manifest {
+            url: (&endpoint.base).into(),
+            source: source.into(),
+        })?;
+        let (digest, headers) = self.put_document(endpoint, reference, kind, bytes).await?;
+        if let Some(referral) = referral
+            && header(&headers, OCI_SUBJECT) != Some(&referral.subject.to_string())
+        {
+            self.list_referral(endpoint, reference, referral).await?;
+        }
+        Ok(digest)
+    }
+
+    /// Puts a manifest and nothing else; its digest, and what the registry said.
+    pub async fn put_document(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        kind: &str,
+        bytes: Bytes,
+    ) -> Result<(Digest, HeaderMap), RegistryError> {
         let digest = Digest::of(&bytes);
         let url = endpoint.url(reference, &format!("manifests/{}", reference.manifest_reference()));
         verify(&url, reference.digest(), digest)?;
@@ -83,8 +116,9 @@ impl Session {
         if !matches!(reply.response.status().as_u16(), 200 | 201) {
             return Err(self.refusal(reply, &reference.to_string()).await);
         }
-        verify(&url, announced_digest(&url, reply.response.headers())?, digest)?;
-        Ok(digest)
+        let headers = reply.response.headers().clone();
+        verify(&url, announced_digest(&url, &headers)?, digest)?;
+        Ok((digest, headers))
     }
 }
 
@@ -112,7 +146,7 @@ pub(super) fn announced_digest(url: &Url, headers: &HeaderMap) -> Result<Option<
 }
 
 /// A media type without its parameters.
-fn essence(content_type: &str) -> &str {
+pub(super) fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 

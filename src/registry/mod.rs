@@ -14,6 +14,8 @@ mod download;
 mod error;
 mod file;
 mod manifest;
+mod pages;
+mod referrers;
 mod retry;
 mod session;
 mod transport;

@@ -5,6 +5,7 @@
 
 pub mod debian;
 pub mod image;
+mod lists;
 pub mod tls;
 
 use std::collections::{BTreeMap, HashMap};
@@ -131,6 +132,10 @@ struct State {
     rules: Vec<Rule>,
     guard: Guard,
     mounts: bool,
+    /// Whether there is a list of referrers.
+    referrers: bool,
+    /// Entries of a list that are told at a time.
+    page: usize,
     log: Vec<Request>,
     /// Tokens that are good; forgotten by [`LyingRegistry::forget_tokens`].
     tokens: Vec<String>,
@@ -161,6 +166,7 @@ impl LyingRegistry {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
             mounts: true,
+            page: 100,
             ..State::default()
         }));
         let closing = Arc::new(AtomicBool::new(false));
@@ -208,6 +214,16 @@ impl LyingRegistry {
 
     pub fn refuse_mounts(&self) {
         self.state().mounts = false;
+    }
+
+    /// Lists what refers to manifests, as registries of the distribution specification 1.1 do.
+    pub fn list_referrers(&self) {
+        self.state().referrers = true;
+    }
+
+    /// Tells `entries` entries of a list at a time.
+    pub fn page(&self, entries: usize) {
+        self.state().page = entries;
     }
 
     pub fn forget_tokens(&self) {
@@ -421,6 +437,12 @@ fn honest(state: &mut State, request: &Request, address: SocketAddr) -> Answer {
     if let Some((repository, upload)) = rest.split_once("/blobs/uploads/") {
         return upload_to(state, request, repository, upload);
     }
+    if let Some((repository, digest)) = rest.split_once("/referrers/") {
+        return lists::referrers(state, request, repository, digest);
+    }
+    if let Some(repository) = rest.strip_suffix("/tags/list") {
+        return lists::tags(state, request, repository);
+    }
     match rest.split_once("/blobs/") {
         Some((repository, digest)) => blob(state, request, repository, digest),
         None => Answer::error(404, "NAME_UNKNOWN"),
@@ -480,7 +502,12 @@ fn manifest(state: &mut State, request: &Request, repository: &str, name: &str) 
                 .manifests
                 .insert((repository.into(), name.into()), (kind.clone(), request.body.clone()));
         }
-        return Answer::new(201).with("Docker-Content-Digest", digest);
+        let answer = Answer::new(201).with("Docker-Content-Digest", digest);
+        let document: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        return match document["subject"]["digest"].as_str() {
+            Some(subject) if state.referrers => answer.with("OCI-Subject", subject),
+            _ => answer,
+        };
     }
     match state.manifests.get(&key) {
         Some((kind, bytes)) => Answer {
