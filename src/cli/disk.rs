@@ -16,7 +16,7 @@ const LONGEST_DESCRIPTION: usize = 60;
 #[derive(Debug, Args)]
 pub(super) struct FilterArguments {
     /// Only records that this is true of: `type=exec.cachemount`, `id=3fa`, `description~=npm`, `until=24h`, `inuse`,
-    /// `shared`, `private`, `parents=ID`, `mutable`, `immutable`. `~=` takes a pattern.
+    /// `shared`, `private`, `parents=ID`, `mutable`, `immutable`. `~=` takes a regular expression.
     #[arg(long = "filter", value_name = "FILTER")]
     filters: Vec<String>,
 }

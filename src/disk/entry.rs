@@ -13,8 +13,7 @@ use super::DiskError;
 use crate::cache::{self, Preimage};
 use crate::oci::{Digest, Reference};
 use crate::store::{
-    CacheMountIdentity, CacheMountName, Extent, FileId, ListedSnapshot, NeededBy, SnapshotId, Store, StoredCacheMount,
-    Use,
+    CacheMountName, Extent, FileId, ListedSnapshot, NeededBy, SnapshotId, Store, StoredCacheMount, Use,
 };
 
 /// What an entry is. The names are BuildKit's, where it has such things.
@@ -121,6 +120,23 @@ pub(super) enum Thing {
 }
 
 impl Entry {
+    /// Something that stands on nothing, that no image needs and no process relies on.
+    fn new(id: String, kind: Kind, description: String, (extent, created): (Extent, i64), thing: Thing) -> Self {
+        Self {
+            id,
+            kind,
+            description,
+            parents: Vec::new(),
+            extent,
+            created,
+            last_used: None,
+            count: 0,
+            in_use: false,
+            needed: NeededBy::Nobody,
+            thing,
+        }
+    }
+
     /// Whether an image has it too.
     pub fn is_shared(&self) -> bool {
         self.needed == NeededBy::NamedImage
@@ -275,23 +291,16 @@ fn blobs(store: &Store) -> Result<Vec<Entry>, DiskError> {
     let listed = store.list_blobs()?;
     let documents = documents(store)?;
     let entry = |blob: &crate::store::ListedBlob| {
-        let (extent, created) = measured(&blob.path)?;
+        let description = match (blob.layer, documents.get(&blob.digest)) {
+            (_, Some(what)) => what.clone(),
+            (Some(layer), None) => format!("the layer {}, compressed", layer.short()),
+            (None, None) => "a file or document".to_owned(),
+        };
+        let (id, thing) = (blob.digest.to_string(), Thing::Blob(blob.digest));
         Ok(Entry {
-            id: blob.digest.to_string(),
-            kind: Kind::Blob,
-            description: match (blob.layer, documents.get(&blob.digest)) {
-                (_, Some(what)) => what.clone(),
-                (Some(layer), None) => format!("the layer {}, compressed", layer.short()),
-                (None, None) => "a file or document".to_owned(),
-            },
-            parents: Vec::new(),
-            extent,
-            created,
-            last_used: None,
-            count: 0,
             in_use: blob.held,
             needed: blob.needed,
-            thing: Thing::Blob(blob.digest),
+            ..Entry::new(id, Kind::Blob, description, measured(&blob.path)?, thing)
         })
     };
     listed.par_iter().map(entry).collect()
@@ -317,20 +326,9 @@ fn files(store: &Store, directory: &'static str, kind: Kind, what: &str) -> Resu
     let names = names_in(&store.root().join(directory))?;
     let entry = |name: &String| {
         let path = store.root().join(directory).join(name);
-        let (extent, changed) = measured(&path)?;
-        Ok(Entry {
-            id: format!("{directory}/{name}"),
-            kind,
-            description: what.to_owned(),
-            parents: Vec::new(),
-            extent,
-            created: changed,
-            last_used: None,
-            count: 0,
-            in_use: false,
-            needed: NeededBy::Nobody,
-            thing: Thing::File(path),
-        })
+        let measured = measured(&path)?;
+        let id = format!("{directory}/{name}");
+        Ok(Entry::new(id, kind, what.to_owned(), measured, Thing::File(path)))
     };
     names.par_iter().filter(|name| *name != "lock").map(entry).collect()
 }
@@ -338,20 +336,10 @@ fn files(store: &Store, directory: &'static str, kind: Kind, what: &str) -> Resu
 fn repositories(store: &Store) -> Result<Vec<Entry>, DiskError> {
     let names = names_in(&store.root().join("git"))?;
     let entry = |name: &String| {
-        let (extent, changed) = measured(&store.root().join("git").join(name))?;
-        Ok(Entry {
-            id: format!("git/{name}"),
-            kind: Kind::Git,
-            description: "a repository that was fetched from".to_owned(),
-            parents: Vec::new(),
-            extent,
-            created: changed,
-            last_used: None,
-            count: 0,
-            in_use: false,
-            needed: NeededBy::Nobody,
-            thing: Thing::Repository(name.clone()),
-        })
+        let measured = measured(&store.root().join("git").join(name))?;
+        let (id, description) = (format!("git/{name}"), "a repository that was fetched from".to_owned());
+        let thing = Thing::Repository(name.clone());
+        Ok(Entry::new(id, Kind::Git, description, measured, thing))
     };
     names.par_iter().map(entry).collect()
 }
@@ -361,26 +349,20 @@ fn cache_mounts(store: &Store) -> Result<Vec<Entry>, DiskError> {
     let entry = |mount: &StoredCacheMount| {
         let directory = store.root().join("cache-mounts").join(mount.name.to_string());
         let (extent, _) = measured(&directory)?;
-        let id = mount.identity.as_ref().map(CacheMountIdentity::shown);
+        // Whatever links lead into it from outside are no names of another entry's.
+        let extent = Extent {
+            own: extent.bytes(),
+            linked: HashMap::new(),
+        };
+        let description = match &mount.identity {
+            Some(identity) => format!("the cache mount {}", identity.shown()),
+            None => "a cache mount".to_owned(),
+        };
+        let (id, thing) = (mount.name.to_string(), Thing::CacheMount(mount.name));
         Ok(Entry {
-            id: mount.name.to_string(),
-            kind: Kind::CacheMount,
-            description: match id {
-                Some(id) => format!("the cache mount {id}"),
-                None => "a cache mount".to_owned(),
-            },
-            parents: Vec::new(),
-            // Whatever links lead into it from outside are no names of another entry's.
-            extent: Extent {
-                own: extent.bytes(),
-                linked: HashMap::new(),
-            },
-            created: mount.created,
             last_used: Some(mount.used),
-            count: 0,
             in_use: !mount.users.is_empty(),
-            needed: NeededBy::Nobody,
-            thing: Thing::CacheMount(mount.name),
+            ..Entry::new(id, Kind::CacheMount, description, (extent, mount.created), thing)
         })
     };
     mounts.par_iter().map(entry).collect()
@@ -417,18 +399,10 @@ fn fixtures(store: &Store) -> Result<Vec<Entry>, DiskError> {
             // Trees in the making may share files with snapshots: those count there.
             created = created.max(changed);
         }
+        let (id, what) = (id.to_owned(), what.to_owned());
         entries.push(Entry {
-            id: id.to_owned(),
-            kind: Kind::Internal,
-            description: what.to_owned(),
-            parents: Vec::new(),
-            extent,
-            created,
-            last_used: None,
-            count: 0,
             in_use: true,
-            needed: NeededBy::Nobody,
-            thing: Thing::Fixture,
+            ..Entry::new(id, Kind::Internal, what, (extent, created), Thing::Fixture)
         });
     }
     entries.retain(|entry| entry.extent.own > 0);
@@ -476,22 +450,12 @@ pub(super) mod tests {
 
     /// An entry that nobody needs.
     pub fn entry(id: &str, kind: Kind) -> Entry {
-        Entry {
-            id: id.to_owned(),
-            kind,
-            description: String::new(),
-            parents: Vec::new(),
-            extent: Extent {
-                own: 100,
-                linked: HashMap::new(),
-            },
-            created: 0,
-            last_used: None,
-            count: 0,
-            in_use: false,
-            needed: NeededBy::Nobody,
-            thing: Thing::File(id.into()),
-        }
+        let extent = Extent {
+            own: 100,
+            linked: HashMap::new(),
+        };
+        let thing = Thing::File(id.into());
+        Entry::new(id.to_owned(), kind, String::new(), (extent, 0), thing)
     }
 
     #[test]

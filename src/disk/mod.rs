@@ -7,7 +7,6 @@ mod automatic;
 mod entry;
 mod filter;
 mod limits;
-mod pattern;
 mod prune;
 
 pub use automatic::{Rules, after_build};
