@@ -31,7 +31,7 @@ impl Secret {
     }
 
     /// The text, to be sent and not to be shown.
-    pub(super) fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 }

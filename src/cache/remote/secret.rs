@@ -1,36 +1,14 @@
 //! What a service must be shown and nobody else may see, and what services say, fit to be shown.
 
-use std::fmt;
-
-/// Text that no message shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes `text` out of sight.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text, to be sent and not to be shown.
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
+pub use crate::registry::Secret;
 
 /// What somebody else said, fit to be shown: on one line, of bounded length, without any of `secrets`, which a server
 /// may repeat.
 pub(super) fn presentable<'a>(text: &str, secrets: impl Iterator<Item = &'a Secret>) -> String {
     const LONGEST: usize = 300;
     let mut text = text.to_owned();
-    for secret in secrets.filter(|secret| !secret.0.is_empty()) {
-        text = text.replace(&secret.0, "[secret]");
+    for secret in secrets.map(Secret::reveal).filter(|secret| !secret.is_empty()) {
+        text = text.replace(secret, "[secret]");
     }
     let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     line.retain(|character| !character.is_control());
@@ -54,9 +32,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_shown_nowhere() {
+    fn what_servers_repeat_is_no_secret_any_more() {
         let secret = Secret::new("abc".into());
-        assert_eq!(format!("{secret:?}"), "[secret]");
         assert_eq!(
             presentable("token abc is\nnot\u{7} known", [&secret].into_iter()),
             "token [secret] is not known"
