@@ -271,7 +271,7 @@ fn a_mount_is_written_into_an_archive_and_read_from_it() {
     fs::write(other.directory().join("none"), "").unwrap();
     fs::write(other.directory().join("text"), "x".repeat(2000)).unwrap();
     for wrong in ["cut", "none", "text"] {
-        mounts(&other, &format!("import pip {wrong}")).exits(3);
+        mounts(&other, &format!("import pip {wrong}")).exits(3).says(wrong);
     }
     let small = "FROM busybox\nRUN --mount=type=cache,id=pip,target=/c cat /c/file > /out\nCMD [\"cat\", \"/out\"]\n";
     build(&other, small, "");

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use super::output::{to_file, to_stdout};
 use crate::cancel::Cancel;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, Fault};
 use crate::cli::format::{age, bytes, table};
 use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
-use crate::export::{self, CacheMountAccess};
+use crate::export::{self, CacheMountAccess, ExportError};
 use crate::snapshot::Limits;
 use crate::store::{CacheMountIdentity, CacheMountRemoval, Store, StoredCacheMount, User};
 
@@ -395,17 +395,34 @@ fn read(arguments: &ImportArguments, session: &Session) -> Result<(), Failure> {
     let identity = target(arguments, &all)?;
     let cancel = cancel_on_signals()?;
     let access = access(session, &cancel);
-    match &arguments.file {
+    let (name, read) = match &arguments.file {
         Some(path) if path.as_os_str() != "-" => {
             let unreadable = |error| Failure::usage(format!("cannot read {}: {error}", path.display()));
-            export::read_cache_mount(access, &identity, "locked", File::open(path).map_err(unreadable)?)?;
+            let file = File::open(path).map_err(unreadable)?;
+            let read = export::read_cache_mount(access, &identity, "locked", file);
+            (path.display().to_string(), read)
         }
-        _ => export::read_cache_mount(access, &identity, "locked", std::io::stdin().lock())?,
-    }
+        _ => {
+            let read = export::read_cache_mount(access, &identity, "locked", std::io::stdin().lock());
+            ("standard input".to_owned(), read)
+        }
+    };
+    read.map_err(|error| unfit(&name, error))?;
     let name = identity.name(0);
     let size = bytes(session.store.cache_mount_size(name)?);
     let id = printable(identity.shown().as_bytes(), false);
     output::line(format_args!("Imported: {id} {} {size}", &name.to_string()[..SHORT]))
+}
+
+fn unfit(file: &str, error: ExportError) -> Failure {
+    match error {
+        ExportError::Archive(error) => {
+            let why = Failure::of(Fault::Environment, &error);
+            why.again(format!("cannot import {file}: {}", why.message()))
+                .hint("a tar is wanted, as `builder cache-mount export` writes it; the cache mount is as it was")
+        }
+        error => error.into(),
+    }
 }
 
 /// The mount that is there, or the one that is to be made.
