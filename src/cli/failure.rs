@@ -91,6 +91,12 @@ impl Failure {
         }
     }
 
+    /// The same, with what was tried put before it.
+    pub fn before(mut self, tried: impl std::fmt::Display) -> Self {
+        self.message.insert_str(0, &tried.to_string());
+        self
+    }
+
     /// The same as `docker run` ends with it: 125, unless the container has a code of its own.
     pub fn of_container(mut self) -> Self {
         if !matches!(self.fault, Fault::Container(_)) {

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use super::output::{to_file, to_stdout};
 use crate::cancel::Cancel;
-use crate::cli::failure::{Failure, Fault};
+use crate::cli::failure::Failure;
 use crate::cli::format::{age, bytes, table};
 use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
-use crate::export::{self, CacheMountAccess, ExportError};
+use crate::export::{self, CacheMountAccess};
 use crate::snapshot::Limits;
 use crate::store::{CacheMountIdentity, CacheMountRemoval, Store, StoredCacheMount, User};
 
@@ -407,22 +407,11 @@ fn read(arguments: &ImportArguments, session: &Session) -> Result<(), Failure> {
             ("standard input".to_owned(), read)
         }
     };
-    read.map_err(|error| unfit(&name, error))?;
+    read.map_err(|error| Failure::from(error).before(format_args!("cannot import {name}: ")))?;
     let name = identity.name(0);
     let size = bytes(session.store.cache_mount_size(name)?);
     let id = printable(identity.shown().as_bytes(), false);
     output::line(format_args!("Imported: {id} {} {size}", &name.to_string()[..SHORT]))
-}
-
-fn unfit(file: &str, error: ExportError) -> Failure {
-    match error {
-        ExportError::Archive(error) => {
-            let why = Failure::of(Fault::Environment, &error);
-            why.again(format!("cannot import {file}: {}", why.message()))
-                .hint("a tar is wanted, as `builder cache-mount export` writes it; the cache mount is as it was")
-        }
-        error => error.into(),
-    }
 }
 
 /// The mount that is there, or the one that is to be made.
