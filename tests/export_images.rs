@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use builder::export::{
-    BuiltImage, Compression, ExportError, ImageRequest, NamedImage, Ownership, docker_archive, image, load,
-    load_directory, manifest, oci_archive, oci_directory, tree_archive, tree_directory,
+    BuiltImage, Compression, CompressionOptions, Existing, ExportError, ImageRequest, NamedImage, Ownership,
+    docker_archive, image, layer, load, load_directory, manifest, oci_archive, oci_directory, tree_archive,
+    tree_directory,
 };
 use builder::oci::{Descriptor, DiffId, Digest, History, ImageConfig, ImageIndex, ImageManifest, Platform, Reference};
 use builder::snapshot::Tree;
@@ -106,7 +107,7 @@ impl Fixture {
             &self.store,
             &self.snapshotter,
             &images,
-            compression,
+            compression.map(Into::into),
             Some(EPOCH),
             &mut bytes,
         )
@@ -287,7 +288,13 @@ fn a_layer_is_compressed_once() {
     // A form that is there serves for others, when the snapshots are gone.
     fs::remove_dir_all(fixture.path("store/snapshots")).unwrap();
     fs::create_dir(fixture.path("store/snapshots")).unwrap();
-    let zstd = manifest(&fixture.store, &fixture.snapshotter, &built.id, Some(Compression::Zstd)).unwrap();
+    let zstd = manifest(
+        &fixture.store,
+        &fixture.snapshotter,
+        &built.id,
+        Some(Compression::Zstd.into()),
+    )
+    .unwrap();
     assert!(
         zstd.0
             .value()
@@ -713,4 +720,31 @@ fn a_layout_whose_blobs_are_links_is_refused() {
     .unwrap();
     assert!(load_directory(&other.store, None, &directory).is_err());
     assert_eq!(other.store.images().unwrap(), []);
+}
+
+#[test]
+fn another_level_is_another_blob_and_what_came_may_stay() {
+    let fixture = Fixture::new();
+    let built = fixture.image(&["docker.io/library/x:1"]);
+    let (store, snapshotter) = (&fixture.store, &fixture.snapshotter);
+    let diff = built.config.value().rootfs.diff_ids[0];
+    let options = |kind: Compression| CompressionOptions::new(kind);
+    let blob = |options: CompressionOptions| layer(store, snapshotter, diff, options).unwrap();
+    let plain = blob(options(Compression::Gzip));
+    let stored = blob(options(Compression::Gzip).with_level(0).unwrap());
+    assert!(stored.size > plain.size, "{stored:?} {plain:?}");
+    assert_eq!(blob(options(Compression::Gzip)), plain, "each level keeps its own");
+    // As if it had been pulled so.
+    let came = blob(options(Compression::Zstd));
+    let other = Fixture::new();
+    let again = other.image(&[]);
+    assert_eq!(again.config.value().rootfs.diff_ids[0], diff);
+    let mut writer = other.store.blob_writer().unwrap();
+    std::io::copy(&mut store.open_blob(&came.digest).unwrap(), &mut writer).unwrap();
+    writer.finish(Some(came.digest)).unwrap();
+    other.store.record_layer_blob(diff, &came).unwrap();
+    let keep = options(Compression::Gzip).with_existing(Existing::Keep);
+    let blob = |options: CompressionOptions| layer(&other.store, &other.snapshotter, diff, options).unwrap();
+    assert_eq!(blob(keep), came);
+    assert_eq!(blob(options(Compression::Gzip)), plain);
 }

@@ -7,6 +7,7 @@
 //! Which bytes come out depends on the encoders: a change of their version or level changes digests of manifests, never
 //! those of images.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use flate2::{Compress, Compression as Level, Crc, FlushCompress, Status};
@@ -64,12 +65,139 @@ impl Compression {
     }
 }
 
+/// A kind of compression, how hard it tries, and what becomes of layers that are compressed already.
+///
+/// A further kind (eStargz, say) is one more variant of [`Compression`], its bounds in [`CompressionOptions::levels`], its
+/// encoder in `Encoder`, and where layers get annotations from it, these on the descriptor that `layer` gives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CompressionOptions {
+    kind: Compression,
+    level: Option<i32>,
+    existing: Existing,
+}
+
+/// What becomes of layers that came compressed in another way: those of a base image, as a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Existing {
+    /// They stay as they came.
+    Keep,
+    /// They are compressed anew, as new ones are.
+    #[default]
+    Recompress,
+}
+
+/// A level that a kind of compression does not have.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{level} is no level of {kind}: it has {}", bounds(.kind))]
+pub struct LevelOutOfBounds {
+    /// The kind.
+    pub kind: Compression,
+    /// What was asked for.
+    pub level: i32,
+}
+
+fn bounds(kind: &Compression) -> String {
+    let levels = CompressionOptions::levels(*kind);
+    match levels.is_empty() {
+        true => "none".to_owned(),
+        false => format!("{} to {}", levels.start(), levels.end()),
+    }
+}
+
+impl CompressionOptions {
+    /// A kind, at its default level.
+    pub fn new(kind: Compression) -> Self {
+        Self {
+            kind,
+            level: None,
+            existing: Existing::default(),
+        }
+    }
+
+    /// The same at another level.
+    ///
+    /// # Errors
+    /// A level that is not among [`CompressionOptions::levels`].
+    pub fn with_level(self, level: i32) -> Result<Self, LevelOutOfBounds> {
+        match Self::levels(self.kind).contains(&level) {
+            true => Ok(Self {
+                level: Some(level),
+                ..self
+            }),
+            false => Err(LevelOutOfBounds { kind: self.kind, level }),
+        }
+    }
+
+    /// The same with another word on layers that came compressed.
+    pub fn with_existing(self, existing: Existing) -> Self {
+        Self { existing, ..self }
+    }
+
+    /// The levels that a kind has, from the quickest to the one that makes the least of its input: gzip's 0 stores, and
+    /// zstd's 0 is its default.
+    pub fn levels(kind: Compression) -> std::ops::RangeInclusive<i32> {
+        match kind {
+            #[expect(clippy::reversed_empty_ranges, reason = "no compression has no level")]
+            Compression::None => 1..=0,
+            Compression::Gzip => 0..=9,
+            Compression::Zstd => 0..=22,
+        }
+    }
+
+    /// The kind.
+    pub fn kind(self) -> Compression {
+        self.kind
+    }
+
+    /// What becomes of layers that came compressed.
+    pub fn existing(self) -> Existing {
+        self.existing
+    }
+
+    /// The level in numbers of the encoder.
+    fn level(self) -> i32 {
+        match (self.kind, self.level) {
+            (Compression::None, _) => 0,
+            (Compression::Gzip, level) => level.unwrap_or(GZIP_LEVEL),
+            (Compression::Zstd, None | Some(0)) => ZSTD_LEVEL,
+            (Compression::Zstd, Some(level)) => level,
+        }
+    }
+
+    /// What the bytes of a compressed layer depend on besides the layer: two that have the same are the same.
+    pub(super) fn encoder(self) -> String {
+        format!("{}-{}.{ENCODERS}", self.kind, self.level())
+    }
+}
+
+impl From<Compression> for CompressionOptions {
+    fn from(kind: Compression) -> Self {
+        Self::new(kind)
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::None => "uncompressed",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+/// Counts up whenever an encoder, or how it is used, gives other bytes than before.
+const ENCODERS: u32 = 1;
 const BLOCK: usize = 1 << 20;
 const DICTIONARY: usize = 32 << 10;
 /// gzip's own default, as every other builder uses it.
-const GZIP_LEVEL: u32 = 6;
+const GZIP_LEVEL: i32 = 6;
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
+/// Levels above would take windows that readers need not accept, and memory in proportion: RFC 8878 section 3.1.1.1.2
+/// recommends 8 MiB.
+const LAST_OF_SMALL_WINDOWS: i32 = 19;
+const LARGEST_WINDOW: u32 = 23;
 /// RFC 1952: magic number, deflate, no flags, no time, no extra flags, system unknown.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
@@ -81,12 +209,15 @@ pub(super) enum Encoder<W: Write> {
 }
 
 impl<W: Write> Encoder<W> {
-    pub(super) fn new(compression: Compression, out: W) -> io::Result<Self> {
-        Ok(match compression {
+    pub(super) fn new(options: CompressionOptions, out: W) -> io::Result<Self> {
+        Ok(match options.kind {
             Compression::None => Self::None(out),
-            Compression::Gzip => Self::Gzip(GzipEncoder::new(out)?),
+            Compression::Gzip => Self::Gzip(GzipEncoder::new(options.level(), out)?),
             Compression::Zstd => {
-                let mut encoder = zstd::stream::write::Encoder::new(out, ZSTD_LEVEL)?;
+                let mut encoder = zstd::stream::write::Encoder::new(out, options.level())?;
+                if options.level() > LAST_OF_SMALL_WINDOWS {
+                    encoder.window_log(LARGEST_WINDOW)?;
+                }
                 let workers = std::thread::available_parallelism().map_or(1, usize::from);
                 encoder.multithread(u32::try_from(workers).unwrap_or(u32::MAX).min(64))?;
                 Self::Zstd(Box::new(encoder))
@@ -121,6 +252,7 @@ impl<W: Write> Write for Encoder<W> {
 /// gzip in blocks, as many at once as there are threads.
 pub(super) struct GzipEncoder<W: Write> {
     out: W,
+    level: Level,
     /// The end of what was compressed already.
     dictionary: Vec<u8>,
     /// What waits for compression: less than `batch` blocks.
@@ -130,11 +262,12 @@ pub(super) struct GzipEncoder<W: Write> {
 }
 
 impl<W: Write> GzipEncoder<W> {
-    fn new(mut out: W) -> io::Result<Self> {
+    fn new(level: i32, mut out: W) -> io::Result<Self> {
         out.write_all(&GZIP_HEADER)?;
         let batch = rayon::current_num_threads().clamp(1, 64);
         Ok(Self {
             out,
+            level: Level::new(level.cast_unsigned()),
             dictionary: Vec::new(),
             pending: Vec::with_capacity(batch * BLOCK),
             batch,
@@ -144,7 +277,7 @@ impl<W: Write> GzipEncoder<W> {
 
     /// Compresses and writes all that is pending, in blocks.
     fn compress_pending(&mut self) -> io::Result<()> {
-        let (pending, dictionary) = (&self.pending, &self.dictionary);
+        let (pending, dictionary, level) = (&self.pending, &self.dictionary, self.level);
         let blocks: Vec<_> = (0..pending.len()).step_by(BLOCK).collect();
         let compressed: io::Result<Vec<_>> = blocks
             .into_par_iter()
@@ -156,7 +289,7 @@ impl<W: Write> GzipEncoder<W> {
                 };
                 let mut crc = Crc::new();
                 crc.update(block);
-                Ok((deflate(block, before, FlushCompress::Sync)?, crc))
+                Ok((deflate(level, block, before, FlushCompress::Sync)?, crc))
             })
             .collect();
         for (bytes, crc) in compressed? {
@@ -173,7 +306,8 @@ impl<W: Write> GzipEncoder<W> {
     fn finish(mut self) -> io::Result<W> {
         self.compress_pending()?;
         // An empty last block: which block is the last is not known before the input ends.
-        self.out.write_all(&deflate(&[], &[], FlushCompress::Finish)?)?;
+        self.out
+            .write_all(&deflate(self.level, &[], &[], FlushCompress::Finish)?)?;
         self.out.write_all(&self.crc.sum().to_le_bytes())?;
         self.out.write_all(&self.crc.amount().to_le_bytes())?;
         Ok(self.out)
@@ -196,8 +330,8 @@ impl<W: Write> Write for GzipEncoder<W> {
 }
 
 /// One block as raw deflate, by a compressor of its own: a used one may give other bytes.
-fn deflate(block: &[u8], dictionary: &[u8], flush: FlushCompress) -> io::Result<Vec<u8>> {
-    let mut compressor = Compress::new(Level::new(GZIP_LEVEL), false);
+fn deflate(level: Level, block: &[u8], dictionary: &[u8], flush: FlushCompress) -> io::Result<Vec<u8>> {
+    let mut compressor = Compress::new(level, false);
     if !dictionary.is_empty() {
         compressor.set_dictionary(dictionary).map_err(io::Error::other)?;
     }
@@ -243,10 +377,11 @@ mod tests {
             .collect()
     }
 
-    fn compress(compression: Compression, input: &[u8], threads: usize, piece: usize) -> Vec<u8> {
+    fn compress(options: impl Into<CompressionOptions>, input: &[u8], threads: usize, piece: usize) -> Vec<u8> {
+        let options = options.into();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let mut encoder = Encoder::new(compression, Vec::new()).unwrap();
+            let mut encoder = Encoder::new(options, Vec::new()).unwrap();
             for bytes in input.chunks(piece) {
                 encoder.write_all(bytes).unwrap();
                 encoder.flush().unwrap();
@@ -292,6 +427,31 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn levels_have_bounds_and_give_other_bytes() {
+        let at = |kind, level| CompressionOptions::new(kind).with_level(level);
+        assert_eq!(
+            at(Compression::Gzip, 10).unwrap_err().to_string(),
+            "10 is no level of gzip: it has 0 to 9"
+        );
+        assert!(at(Compression::None, 0).is_err() && at(Compression::Zstd, -1).is_err());
+        let input = input(BLOCK);
+        for (kind, fast, best) in [(Compression::Gzip, 1, 9), (Compression::Zstd, 1, 22)] {
+            let (fast, best) = (at(kind, fast).unwrap(), at(kind, best).unwrap());
+            assert_ne!(fast.encoder(), best.encoder());
+            let (fast, best) = (
+                compress(fast, &input, 1, BLOCK).len(),
+                compress(best, &input, 1, BLOCK).len(),
+            );
+            assert!(best <= fast, "{kind}: {best} > {fast}");
+        }
+        assert!(compress(at(Compression::Gzip, 0).unwrap(), &input, 1, BLOCK).len() > BLOCK);
+        assert_eq!(
+            at(Compression::Zstd, 0).unwrap().encoder(),
+            CompressionOptions::new(Compression::Zstd).encoder()
+        );
     }
 
     #[test]

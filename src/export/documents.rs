@@ -1,6 +1,6 @@
 //! The documents under which an image leaves the store: its manifest, or an index and the manifests that it lists.
 
-use super::compress::Compression;
+use super::compress::CompressionOptions;
 use super::error::{ExportError, Result};
 use super::image::manifest;
 use crate::oci::{Descriptor, Digest, ImageIndex, ImageManifest, LARGEST_MANIFEST, Raw, media_type};
@@ -46,7 +46,7 @@ pub fn documents(
     store: &Store,
     snapshotter: &Snapshotter,
     id: &Digest,
-    compression: Option<Compression>,
+    compression: Option<CompressionOptions>,
 ) -> Result<Documents> {
     match store.stored(id)?.ok_or(ExportError::NoImage(*id))? {
         StoredImage::Image(image) => Ok(Documents::Image(manifest(store, snapshotter, &image.id, compression)?)),
@@ -58,7 +58,7 @@ fn index_documents(
     store: &Store,
     snapshotter: &Snapshotter,
     record: &IndexRecord,
-    compression: Option<Compression>,
+    compression: Option<CompressionOptions>,
 ) -> Result<Documents> {
     let mut manifests = Vec::with_capacity(record.members.len());
     for member in &record.members {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::compress::Compression;
+use super::compress::{Compression, CompressionOptions, Existing};
 use super::error::{ExportError, Result};
 use super::layer::{diff_id, layer};
 use crate::oci::{
@@ -152,7 +152,7 @@ pub fn manifest(
     store: &Store,
     snapshotter: &Snapshotter,
     id: &Digest,
-    compression: Option<Compression>,
+    compression: Option<CompressionOptions>,
 ) -> Result<(Raw<ImageManifest>, Descriptor)> {
     let record = store.image(id)?.ok_or(ExportError::NoImage(*id))?;
     let config = store.image_config(&record.config)?;
@@ -167,7 +167,7 @@ pub fn manifest(
         };
         return Ok((manifest, descriptor));
     }
-    let compression = compression.unwrap_or(Compression::Gzip);
+    let compression = compression.unwrap_or(CompressionOptions::new(Compression::Gzip).with_existing(Existing::Keep));
     let layers: Result<Vec<_>> = config
         .value()
         .rootfs

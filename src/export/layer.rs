@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::compress::{Compression, Encoder};
+use super::compress::{Compression, CompressionOptions, Encoder, Existing};
 use super::error::{ExportError, Result};
 use super::hashing::digest_of;
 use crate::oci::{Descriptor, DiffId, DigestWriter};
@@ -46,16 +46,20 @@ pub fn diff_id(
 ///
 /// # Errors
 /// [`ExportError::NoLayer`] when nothing in the store gives the layer; I/O errors.
-pub fn layer(store: &Store, snapshotter: &Snapshotter, layer: DiffId, compression: Compression) -> Result<Descriptor> {
-    for known in store.layer_blobs(layer)? {
-        if Compression::of_media_type(&known.media_type) == Some(compression)
-            && let Some(size) = store.blob_size(&known.digest)?
-        {
-            return Ok(Descriptor::new(compression.media_type(), known.digest, size));
+pub fn layer(
+    store: &Store,
+    snapshotter: &Snapshotter,
+    layer: DiffId,
+    compression: impl Into<CompressionOptions>,
+) -> Result<Descriptor> {
+    let options = compression.into();
+    for known in accepted_forms(store, layer, options)? {
+        if let Some(size) = store.blob_size(&known.digest)? {
+            return Ok(Descriptor { size, ..known });
         }
     }
     for source in sources(store, layer)? {
-        let encoder = Encoder::new(compression, store.blob_writer()?).map_err(|source| failed(layer, source))?;
+        let encoder = Encoder::new(options, store.blob_writer()?).map_err(|source| failed(layer, source))?;
         let mut hash = DigestWriter::new(encoder);
         if !written(source.write(store, snapshotter, layer, &mut hash))? {
             continue;
@@ -64,12 +68,35 @@ pub fn layer(store: &Store, snapshotter: &Snapshotter, layer: DiffId, compressio
         if DiffId(actual) == layer {
             let writer = encoder.finish().map_err(|source| failed(layer, source))?;
             let (digest, size) = writer.finish(None)?;
-            let descriptor = Descriptor::new(compression.media_type(), digest, size);
-            store.record_layer_blob(layer, &descriptor)?;
+            let descriptor = Descriptor::new(options.kind().media_type(), digest, size);
+            store.record_made_blob(layer, &descriptor, &options.encoder())?;
             return Ok(descriptor);
         }
     }
     no_layer(store, layer)
+}
+
+/// The known forms of a layer that do for `options`, here or elsewhere: what the encoder made, then what came compressed in
+/// the same way, then, where it may stay, what came compressed in another.
+fn accepted_forms(store: &Store, layer: DiffId, options: CompressionOptions) -> Result<Vec<Descriptor>> {
+    let encoder = options.encoder();
+    let mut accepted = Vec::new();
+    for form in store.layer_forms(layer)? {
+        let Some(kind) = Compression::of_media_type(&form.descriptor.media_type) else {
+            continue;
+        };
+        let rank = match &form.encoder {
+            Some(made_by) if *made_by == encoder => 0,
+            Some(_) => continue,
+            None if kind == options.kind() => 1,
+            None if options.existing() == Existing::Keep && kind != Compression::None => 2,
+            None => continue,
+        };
+        let Descriptor { digest, size, .. } = form.descriptor;
+        accepted.push((rank, Descriptor::new(kind.media_type(), digest, size)));
+    }
+    accepted.sort_by_key(|(rank, _)| *rank);
+    Ok(accepted.into_iter().map(|(_, descriptor)| descriptor).collect())
 }
 
 /// Nothing gives the layer. What said that it would, and is damaged, is forgotten: blobs, and which layer a step's result

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::compress::Compression;
+use super::compress::CompressionOptions;
 use super::documents::documents;
 use super::error::{ExportError, Result};
 use super::image::name_annotations;
@@ -53,7 +53,7 @@ pub fn oci_archive(
     store: &Store,
     snapshotter: &Snapshotter,
     images: &[NamedImage],
-    compression: Option<Compression>,
+    compression: Option<CompressionOptions>,
     epoch: Option<i64>,
     out: &mut dyn Write,
 ) -> Result<()> {
@@ -72,7 +72,7 @@ pub fn oci_directory(
     store: &Store,
     snapshotter: &Snapshotter,
     images: &[NamedImage],
-    compression: Option<Compression>,
+    compression: Option<CompressionOptions>,
     destination: &Path,
 ) -> Result<()> {
     let blobs = destination.join("blobs/sha256");
@@ -98,7 +98,7 @@ fn oci_layout(
     store: &Store,
     snapshotter: &Snapshotter,
     images: &[NamedImage],
-    compression: Option<Compression>,
+    compression: Option<CompressionOptions>,
     target: &mut dyn Target,
 ) -> Result<()> {
     target.document("oci-layout", OCI_LAYOUT)?;

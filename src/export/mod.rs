@@ -16,7 +16,7 @@ mod load;
 mod tree;
 
 pub use cache_mount::{CacheMountAccess, WrittenCacheMount, read_cache_mount, write_cache_mount};
-pub use compress::Compression;
+pub use compress::{Compression, CompressionOptions, Existing, LevelOutOfBounds};
 pub use documents::{Document, Documents, documents};
 pub use error::{ExportError, Result};
 pub use image::{BuiltImage, ImageRequest, image, manifest};

@@ -62,7 +62,7 @@ CREATE INDEX records_by_snapshot ON records (snapshot);
 ";
 
 /// From each format to the next, beginning with format 1.
-const UPGRADES: [&str; 5] = [
+const UPGRADES: [&str; 6] = [
     // Images for several platforms, and images with annotations of their own.
     "
 ALTER TABLE images ADD COLUMN config BLOB;
@@ -106,6 +106,10 @@ CREATE TABLE copies (
     copy BLOB PRIMARY KEY, snapshot INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE
 ) WITHOUT ROWID;
 CREATE INDEX copies_by_snapshot ON copies (snapshot);
+",
+    // What compressed a layer here: another level gives another blob.
+    "
+ALTER TABLE layer_blobs ADD COLUMN encoder TEXT;
 ",
 ];
 

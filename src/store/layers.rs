@@ -9,6 +9,15 @@ use crate::oci::{ChainId, Descriptor, DiffId, Digest, Reference};
 /// How a diff whose times are not clamped is marked in the `epoch` column; no moment that a tar can hold.
 const NO_EPOCH: i64 = i64::MIN;
 
+/// One form of a layer: a blob, here or elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LayerForm {
+    /// The blob.
+    pub descriptor: Descriptor,
+    /// What compressed it here, in the words of whoever did; `None` for a blob that came so.
+    pub encoder: Option<String>,
+}
+
 impl Store {
     /// Remembers that the blob of `descriptor` is a form of `layer`. The blob itself need not be here.
     ///
@@ -18,11 +27,32 @@ impl Store {
         if self.layer_blobs(layer)?.contains(descriptor) {
             return Ok(());
         }
+        self.insert_layer_blob(layer, descriptor, None)
+    }
+
+    /// [`Store::record_layer_blob`] of a blob that `encoder` makes of the layer, whenever it is asked to.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn record_made_blob(&self, layer: DiffId, descriptor: &Descriptor, encoder: &str) -> Result<()> {
+        let form = LayerForm {
+            descriptor: descriptor.clone(),
+            encoder: Some(encoder.to_owned()),
+        };
+        match self.layer_forms(layer)?.contains(&form) {
+            true => Ok(()),
+            false => self.insert_layer_blob(layer, descriptor, Some(encoder)),
+        }
+    }
+
+    fn insert_layer_blob(&self, layer: DiffId, descriptor: &Descriptor, encoder: Option<&str>) -> Result<()> {
         let json = serde_json::to_string(descriptor).map_err(|_| StoreError::MalformedRow { what: "descriptor" })?;
         self.index().write(|transaction| {
             transaction
-                .prepare_cached("INSERT OR REPLACE INTO layer_blobs (diff_id, digest, descriptor) VALUES (?1, ?2, ?3)")?
-                .execute((layer.0.as_bytes(), descriptor.digest.as_bytes(), json))?;
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO layer_blobs (diff_id, digest, descriptor, encoder) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute((layer.0.as_bytes(), descriptor.digest.as_bytes(), json, encoder))?;
             Ok(())
         })
     }
@@ -32,14 +62,26 @@ impl Store {
     /// # Errors
     /// Those of the index.
     pub fn layer_blobs(&self, layer: DiffId) -> Result<Vec<Descriptor>> {
-        let rows: Vec<String> = self.index().read(|connection| {
+        let forms = self.layer_forms(layer)?.into_iter();
+        Ok(forms.map(|form| form.descriptor).collect())
+    }
+
+    /// [`Store::layer_blobs`] with what made each.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn layer_forms(&self, layer: DiffId) -> Result<Vec<LayerForm>> {
+        let rows: Vec<(String, Option<String>)> = self.index().read(|connection| {
             connection
-                .prepare_cached("SELECT descriptor FROM layer_blobs WHERE diff_id = ?1 ORDER BY digest")?
-                .query_map([layer.0.as_bytes()], |row| row.get(0))?
+                .prepare_cached("SELECT descriptor, encoder FROM layer_blobs WHERE diff_id = ?1 ORDER BY digest")?
+                .query_map([layer.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         })?;
-        let parse = |json: String| serde_json::from_str(&json);
-        let parsed: std::result::Result<_, _> = rows.into_iter().map(parse).collect();
+        let parse = |(json, encoder): (String, Option<String>)| {
+            let descriptor = serde_json::from_str(&json)?;
+            Ok(LayerForm { descriptor, encoder })
+        };
+        let parsed: serde_json::Result<_> = rows.into_iter().map(parse).collect();
         parsed.map_err(|_| StoreError::MalformedRow { what: "descriptor" })
     }
 

@@ -42,6 +42,7 @@ pub use holds::InUse;
 pub use images::{Annotations, ImageRecord, StoredImage};
 pub use indexes::{IndexRecord, Member};
 pub use inventory::{ListedBlob, ListedSnapshot, NeededBy};
+pub use layers::LayerForm;
 pub use layout::{SnapshotId, SnapshotIdError};
 pub use locks::KeyLock;
 pub use measure::{Extent, FileId};

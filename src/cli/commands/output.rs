@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::cli::failure::Failure;
 use crate::cli::session::Session;
-use crate::export::{self, Compression, ExportError, NamedImage, Ownership};
+use crate::export::{self, Compression, CompressionOptions, ExportError, NamedImage, Ownership};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::pipeline::{Built, PlatformImage, Shape};
 use crate::progress::{Event, Progress};
@@ -18,7 +18,7 @@ use crate::snapshot::Tree;
 pub(super) struct Output {
     kind: Kind,
     destination: Destination,
-    compression: Option<Compression>,
+    compression: Option<CompressionOptions>,
     /// Whether each platform's files get a directory of their own; by default where there are several.
     platform_split: Option<bool>,
 }
@@ -113,11 +113,11 @@ impl FromStr for Output {
 }
 
 /// The compression that `compression=` or `--compression` names.
-pub(super) fn compression_named(name: &str) -> Result<Compression, String> {
+pub(super) fn compression_named(name: &str) -> Result<CompressionOptions, String> {
     match name {
-        "gzip" => Ok(Compression::Gzip),
-        "zstd" => Ok(Compression::Zstd),
-        "uncompressed" => Ok(Compression::None),
+        "gzip" => Ok(Compression::Gzip.into()),
+        "zstd" => Ok(Compression::Zstd.into()),
+        "uncompressed" => Ok(Compression::None.into()),
         other => Err(format!("`{other}` is not one of gzip, zstd and uncompressed")),
     }
 }
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!("type=local,dest=out".parse(), Ok(output(Kind::Local, "out")));
         assert_eq!("out".parse(), Ok(output(Kind::Local, "out")));
         let zstd = Output {
-            compression: Some(Compression::Zstd),
+            compression: Some(Compression::Zstd.into()),
             ..output(Kind::Oci, "a")
         };
         assert_eq!("type=oci,dest=a,compression=zstd".parse(), Ok(zstd));

@@ -9,7 +9,7 @@ use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::progress::{Style, renderer};
 use crate::cli::session::{GlobalOptions, Session};
-use crate::export::{self, Compression, Documents};
+use crate::export::{self, CompressionOptions, Documents};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::progress::Progress;
 use crate::push;
@@ -19,7 +19,7 @@ use crate::push;
 pub(in crate::cli) struct Arguments {
     /// How new layers are compressed: gzip, zstd or uncompressed.
     #[arg(long, value_name = "NAME", value_parser = compression_named)]
-    compression: Option<Compression>,
+    compression: Option<CompressionOptions>,
     /// Show nothing but the image's name and digest.
     #[arg(short, long)]
     quiet: bool,
@@ -61,7 +61,7 @@ pub(super) fn push_image(
     session: &Session,
     id: Digest,
     target: &Reference,
-    compression: Option<Compression>,
+    compression: Option<CompressionOptions>,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Descriptor, Failure> {
