@@ -25,7 +25,8 @@ pub mod planner;
 pub mod push;
 pub mod snapshot;
 
-// Floor 3: running one operation; writing one result.
+// Floor 3: running one operation; writing one result, and what is stated of it.
+pub mod attest;
 pub mod executor;
 pub mod export;
 pub mod pull;

@@ -21,7 +21,7 @@ const FLOORS: [&[&str]; 7] = [
     &["oci", "parser", "progress", "cancel"],
     &["graph", "store", "context", "registry", "network", "cgroup"],
     &["snapshot", "planner", "cache", "push", "history"],
-    &["executor", "export", "pull", "source"],
+    &["executor", "export", "pull", "source", "attest"],
     &["solver", "run"],
     &["pipeline", "disk"],
     &["cli"],

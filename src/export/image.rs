@@ -12,7 +12,7 @@ use crate::oci::{
     Timestamp, media_type,
 };
 use crate::snapshot::Snapshotter;
-use crate::store::{Annotations, ImageRecord, SnapshotId, SnapshotRecord, Store};
+use crate::store::{Annotations, Attestation, ImageRecord, SnapshotId, SnapshotRecord, Store};
 
 /// What an image is made from.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct ImageRequest<'a> {
 /// An image that was made.
 #[derive(Clone, Debug)]
 pub struct BuiltImage {
-    /// By what the store knows it: the digest of its configuration, unless it has annotations.
+    /// By what the store knows it: the digest of its configuration, unless it has annotations or something is stated about it.
     pub id: Digest,
     /// The digest of its configuration.
     pub config_digest: Digest,
@@ -46,11 +46,56 @@ pub struct BuiltImage {
     pub size: u64,
 }
 
+/// An image whose configuration is complete, and that is not recorded yet.
+#[derive(Clone, Debug)]
+pub struct Composed {
+    /// The configuration, a blob of the store.
+    pub config: Raw<ImageConfig>,
+    /// The size of its layers, uncompressed where that is known, in bytes.
+    pub size: u64,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    annotations: Annotations,
+}
+
+impl Composed {
+    /// Records the image, with what is stated about it.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn record(self, store: &Store, attestations: Vec<Attestation>) -> Result<BuiltImage> {
+        let config_digest = self.config.digest();
+        let record = ImageRecord::new(config_digest, self.created, self.size)
+            .annotated(self.annotations)
+            .attested(attestations);
+        store.put_image(&record)?;
+        Ok(BuiltImage {
+            id: record.id,
+            config_digest,
+            config: self.config,
+            size: self.size,
+        })
+    }
+}
+
 /// Makes an image of the store and names it. Nothing is compressed.
 ///
 /// # Errors
 /// A history that does not match the layers, a snapshot that is gone, errors of the store.
 pub fn image(store: &Store, snapshotter: &Snapshotter, request: ImageRequest<'_>) -> Result<BuiltImage> {
+    let names = request.names;
+    let built = compose(store, snapshotter, request)?.record(store, Vec::new())?;
+    for name in names {
+        store.tag(name, built.id)?;
+    }
+    Ok(built)
+}
+
+/// Makes an image's layers known and its configuration complete, for [`Composed::record`]. Names are left to the caller.
+///
+/// # Errors
+/// A history that does not match the layers, a snapshot that is gone, errors of the store.
+pub fn compose(store: &Store, snapshotter: &Snapshotter, request: ImageRequest<'_>) -> Result<Composed> {
     let snapshots = match request.result {
         Some(result) => store.layers(result)?,
         None => Vec::new(),
@@ -64,17 +109,12 @@ pub fn image(store: &Store, snapshotter: &Snapshotter, request: ImageRequest<'_>
     config.created = Some(created);
     config.rootfs.diff_ids = layers.into_iter().map(|(layer, _)| layer).collect();
     let config = Raw::new(config);
-    let config_digest = store.write_blob(config.bytes())?;
-    let record = ImageRecord::new(config_digest, request.created, size).annotated(request.annotations);
-    store.put_image(&record)?;
-    for name in request.names {
-        store.tag(name, record.id)?;
-    }
-    Ok(BuiltImage {
-        id: record.id,
-        config_digest,
+    store.write_blob(config.bytes())?;
+    Ok(Composed {
         config,
         size,
+        created: request.created,
+        annotations: request.annotations,
     })
 }
 

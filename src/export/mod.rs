@@ -4,6 +4,7 @@
 //! archive), docker archive, plain tar, plain directory. What is read is hostile: bounded, verified, and published only
 //! when all of it is good.
 
+mod attestations;
 mod cache_mount;
 mod compress;
 mod documents;
@@ -15,11 +16,12 @@ mod layout;
 mod load;
 mod tree;
 
+pub use attestations::LARGEST_PREDICATE;
 pub use cache_mount::{CacheMountAccess, WrittenCacheMount, read_cache_mount, write_cache_mount};
 pub use compress::{Compression, CompressionOptions, Existing, LevelOutOfBounds};
 pub use documents::{Document, Documents, documents};
 pub use error::{ExportError, Result};
-pub use image::{BuiltImage, ImageRequest, image, manifest};
+pub use image::{BuiltImage, Composed, ImageRequest, compose, image, manifest};
 pub use layer::{diff_id, layer};
 pub use layout::{NamedImage, docker_archive, oci_archive, oci_directory};
 pub use load::{Layout, LayoutImage, Loaded, load, load_directory};

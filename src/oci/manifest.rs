@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::attestation::REFERENCE_TYPE;
 use super::{Digest, Platform};
 
 /// The media types that this program reads and writes.
@@ -38,8 +39,6 @@ pub mod media_type {
 
 /// The largest manifest or index that is read, in bytes: what registries accept at most, and BuildKit too.
 pub const LARGEST_MANIFEST: usize = 4 << 20;
-/// The annotation by which BuildKit marks what describes another manifest.
-const ATTESTATION: &str = "vnd.docker.reference.type";
 /// The most layers, or manifests of an index, that are read.
 const MOST_DESCRIPTORS: usize = 4096;
 
@@ -85,7 +84,7 @@ impl Descriptor {
 
     /// Whether it describes another manifest and is no image: BuildKit's provenance and SBOM.
     pub fn is_attestation(&self) -> bool {
-        self.annotations.contains_key(ATTESTATION) || self.platform.as_ref().is_some_and(|own| own.os == "unknown")
+        self.annotations.contains_key(REFERENCE_TYPE) || self.platform.as_ref().is_some_and(|own| own.os == "unknown")
     }
 }
 

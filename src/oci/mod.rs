@@ -2,6 +2,7 @@
 //!
 //! Owns parsing and printing of these; touches neither disk nor network and imports no other module.
 
+pub mod attestation;
 mod config;
 mod digest;
 mod manifest;

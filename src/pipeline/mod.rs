@@ -5,6 +5,7 @@
 //! `explain` says afterwards why steps ran.
 
 mod annotations;
+mod attestations;
 mod bases;
 mod calls;
 mod contexts;
@@ -48,6 +49,8 @@ use crate::store::{Annotations, Member, SnapshotId, Store, StoreError};
 
 use annotations::annotations;
 pub use annotations::{Annotation, AnnotationTarget};
+use attestations::Witness;
+pub use attestations::{AttestationRequest, ProvenanceRequest, Stated};
 use bases::Layouts;
 use platforms::{PlannedImage, Plans};
 
@@ -70,6 +73,8 @@ pub struct BuildRequest {
     pub shape: Shape,
     /// What the documents are to say besides.
     pub annotations: Vec<Annotation>,
+    /// What is to be stated of the images.
+    pub attestations: AttestationRequest,
     /// Whether base images are looked up anew.
     pub pull: PullPolicy,
     /// The image's names.
@@ -149,6 +154,8 @@ pub struct PlatformImage {
     pub snapshot: Option<SnapshotId>,
     /// `SOURCE_DATE_EPOCH` as it turned out, seconds since 1970.
     pub epoch: Option<i64>,
+    /// What is stated of it.
+    pub stated: Vec<Stated>,
 }
 
 /// Why there is no image.
@@ -186,7 +193,8 @@ impl From<Vec<Diagnostic>> for BuildError {
 /// See [`BuildError`]. Steps that finished before stay in the cache; nothing else is left behind.
 pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, BuildError> {
     let _in_use = workshop.store.in_use()?;
-    let (plans, solved) = with_plans(request, workshop, Layouts::Brought, |plans, services| {
+    let witness = Witness::new(request, workshop);
+    let (mut plans, solved) = with_plans(request, workshop, Layouts::Brought, |plans, services| {
         let options = SolveOptions {
             jobs: request.jobs,
             epoch: plans.images.first().and_then(|image| image.epoch),
@@ -197,9 +205,9 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
     })?;
     let mut results = solved.results.into_iter().zip(solved.keys);
     let mut images = Vec::with_capacity(plans.images.len());
-    for image in plans.images {
+    for image in std::mem::take(&mut plans.images) {
         let (solution, keys) = image.result.and_then(|_| results.next()).unwrap_or_default();
-        images.push(make_image(image, solution, &keys, request, workshop)?);
+        images.push(make_image(image, solution, &keys, &plans, &witness)?);
     }
     let (id, annotations) = name(request, &images, workshop.store)?;
     workshop.store.sync()?;
@@ -276,21 +284,22 @@ fn make_image(
     planned: PlannedImage,
     solution: Solution,
     keys: &[CacheKey],
-    request: &BuildRequest,
-    workshop: Workshop<'_>,
-) -> Result<PlatformImage, ExportError> {
+    plans: &Plans,
+    witness: &Witness<'_>,
+) -> Result<PlatformImage, BuildError> {
+    let Witness { request, workshop, .. } = *witness;
     let PlannedImage {
         platform,
+        result,
         mut config,
         epoch,
-        ..
     } = planned;
     inline::embed(&mut config, if workshop.remotes.inline { keys } else { &[] });
     let created = epoch
         .or(solution.created)
         .or_else(|| made_by_base(&config))
         .unwrap_or_else(now);
-    let image = export::image(
+    let composed = export::compose(
         workshop.store,
         workshop.snapshotter,
         ExportRequest {
@@ -303,11 +312,19 @@ fn make_image(
             names: &[],
         },
     )?;
+    let stated = witness.state(&attestations::Subject {
+        plans,
+        result,
+        platform: &platform,
+        epoch,
+        composed: &composed,
+    })?;
     Ok(PlatformImage {
         platform,
-        image,
+        image: composed.record(workshop.store, attestations::recorded(&stated))?,
         snapshot: solution.snapshot,
         epoch,
+        stated,
     })
 }
 

@@ -133,6 +133,14 @@ impl Puller {
         &self.client
     }
 
+    /// The digest of the manifest by which the image was found that the store knows as `id`; `None` where it has none,
+    /// since it was built here.
+    pub fn manifest_of(&self, id: &Digest) -> Option<Digest> {
+        let found = self.found().get(id).and_then(|image| image.manifest.clone());
+        let stored = || self.store.image(id).ok().flatten().and_then(|image| image.manifest);
+        found.or_else(stored).map(|manifest| manifest.digest)
+    }
+
     fn found(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, ResolvedImage>> {
         self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 
 use super::Store;
+use super::attestations::{Attestation, attestations_column, made, parse_attestations};
 use super::error::{Result, StoreError};
 use super::index::{Kind, mark_volatile};
 use super::indexes::{IndexRecord, member_rows};
@@ -18,12 +19,15 @@ pub type Annotations = BTreeMap<String, String>;
 /// An image of the store, for one platform.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ImageRecord {
-    /// By what it is known: the digest of its configuration, or, where it has annotations, of both.
+    /// By what it is known: the digest of its configuration, or, where it has annotations or something was stated about it
+    /// here, of all that.
     pub id: Digest,
     /// The digest of its configuration document, which is a blob of the store.
     pub config: Digest,
     /// What its manifest will say besides.
     pub annotations: Annotations,
+    /// What is stated about it.
+    pub attestations: Vec<Attestation>,
     /// Its manifest as it was pulled or loaded, a blob of the store too; `None` for one that was built here and has
     /// not been compressed yet.
     pub manifest: Option<Descriptor>,
@@ -40,6 +44,7 @@ impl ImageRecord {
             id: config,
             config,
             annotations: Annotations::new(),
+            attestations: Vec::new(),
             manifest: None,
             created,
             size,
@@ -55,15 +60,23 @@ impl ImageRecord {
     /// The same with annotations for its manifest: another image.
     #[must_use]
     pub fn annotated(self, annotations: Annotations) -> Self {
-        let id = match annotations.is_empty() {
-            true => self.config,
-            false => identity(&("image", self.config, &annotations)),
+        Self { annotations, ..self }.identified()
+    }
+
+    /// The same with statements about it: another image, where these were made here.
+    #[must_use]
+    pub fn attested(self, attestations: Vec<Attestation>) -> Self {
+        Self { attestations, ..self }.identified()
+    }
+
+    fn identified(self) -> Self {
+        let made = made(&self.attestations);
+        let id = match (self.annotations.is_empty(), made.is_empty()) {
+            (true, true) => self.config,
+            (false, true) => identity(&("image", self.config, &self.annotations)),
+            (_, false) => identity(&("image", self.config, &self.annotations, made)),
         };
-        Self {
-            id,
-            annotations,
-            ..self
-        }
+        Self { id, ..self }
     }
 }
 
@@ -115,7 +128,7 @@ impl StoredImage {
     }
 }
 
-const COLUMNS: &str = "id, manifest, created, size, config, annotations";
+const COLUMNS: &str = "id, manifest, created, size, config, annotations, attestations";
 
 /// A row before its texts are parsed.
 pub(super) struct ImageRow {
@@ -126,6 +139,7 @@ pub(super) struct ImageRow {
     /// `None` where it is the id.
     config: Option<[u8; 32]>,
     annotations: Option<String>,
+    attestations: Option<String>,
     members: Vec<super::indexes::MemberRow>,
 }
 
@@ -138,6 +152,7 @@ fn image_row(connection: &Connection, row: &Row) -> rusqlite::Result<ImageRow> {
         size: row.get(3)?,
         config: row.get(4)?,
         annotations: row.get(5)?,
+        attestations: row.get(6)?,
         members: member_rows(connection, &id)?,
     })
 }
@@ -152,6 +167,7 @@ fn stored_image(row: ImageRow) -> Result<StoredImage> {
             id,
             config: row.config.map_or(id, Digest::from_bytes),
             annotations,
+            attestations: parse_attestations(row.attestations)?,
             manifest,
             created,
             size,
@@ -191,9 +207,10 @@ impl Store {
     /// [`StoreError::NoBlob`] when one of them is not; errors of the index.
     pub fn put_image(&self, image: &ImageRecord) -> Result<()> {
         let manifest = image.manifest.as_ref().map(|manifest| manifest.digest);
-        for digest in [Some(image.config), manifest].iter().flatten() {
-            if !self.has_blob(digest)? {
-                return Err(StoreError::NoBlob(*digest));
+        let stated = image.attestations.iter().map(Attestation::content);
+        for digest in [Some(image.config), manifest].into_iter().flatten().chain(stated) {
+            if !self.has_blob(&digest)? {
+                return Err(StoreError::NoBlob(digest));
             }
         }
         // A build that changes nothing writes nothing, and has nothing to sync.
@@ -204,6 +221,7 @@ impl Store {
             id: image.id,
             config: Some(image.config),
             annotations: &image.annotations,
+            attestations: &image.attestations,
             manifest: image.manifest.as_ref(),
             created: image.created,
             size: image.size,
@@ -391,6 +409,7 @@ pub(super) struct NewRow<'a> {
     pub(super) id: Digest,
     pub(super) config: Option<Digest>,
     pub(super) annotations: &'a Annotations,
+    pub(super) attestations: &'a [Attestation],
     pub(super) manifest: Option<&'a Descriptor>,
     pub(super) created: i64,
     pub(super) size: u64,
@@ -402,9 +421,10 @@ impl NewRow<'_> {
         let json = |manifest| serde_json::to_string(manifest).expect("descriptors have string keys");
         transaction
             .prepare_cached(
-                "INSERT INTO images (id, manifest_digest, manifest, created, size, config, annotations)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                "INSERT INTO images (id, manifest_digest, manifest, created, size, config, annotations, attestations)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                  ON CONFLICT (id) DO UPDATE SET created = excluded.created, size = excluded.size,
+                     attestations = coalesce(excluded.attestations, attestations),
                      manifest_digest = coalesce(excluded.manifest_digest, manifest_digest),
                      manifest = coalesce(excluded.manifest, manifest)",
             )?
@@ -416,6 +436,7 @@ impl NewRow<'_> {
                 self.size.cast_signed(),
                 self.config.map(|config| *config.as_bytes()),
                 annotations_column(self.annotations),
+                attestations_column(self.attestations),
             ))?;
         mark_volatile(transaction, Kind::Image, self.id.as_bytes())
     }

@@ -174,6 +174,7 @@ fn write(transaction: &Transaction, index: &IndexRecord) -> rusqlite::Result<()>
         id: index.id,
         config: None,
         annotations: &index.annotations,
+        attestations: &[],
         manifest: index.manifest.as_ref(),
         created: index.created,
         size: index.size,

@@ -4,6 +4,7 @@
 //! files come to be or what a cache key means. Several processes may use one store at once; killing any of them at any
 //! point leaves everything that is recorded whole. `docs/storage.md` tells how.
 
+mod attestations;
 mod blobs;
 mod cache_mounts;
 mod collect;
@@ -30,6 +31,7 @@ mod turns;
 mod unnamed;
 mod uses;
 
+pub use attestations::{Attestation, Predicate};
 pub use blobs::{BlobWriter, StagedBlob, VerifiedBlob};
 pub use cache_mounts::{
     CacheMountClaim, CacheMountIdentity, CacheMountName, CacheMountRemoval, CacheMountSeed, OpenCacheMount,

@@ -6,6 +6,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::SnapshotId;
+use super::attestations::{needed, parse_attestations};
 use super::layout::Layout;
 use crate::oci::{ChainId, Descriptor, Digest, ImageConfig, ImageManifest, LARGEST_MANIFEST};
 
@@ -42,9 +43,9 @@ impl Needs {
     /// Reads the documents of images that are not known yet. Inside of a transaction, the result holds until its end.
     pub(super) fn refresh(&mut self, connection: &Connection, layout: &Layout) -> rusqlite::Result<()> {
         let query = match self.whose {
-            Whose::All => "SELECT id, config, manifest FROM images",
+            Whose::All => "SELECT id, config, manifest, attestations FROM images",
             Whose::Named => {
-                "SELECT id, config, manifest FROM images WHERE id IN (SELECT image FROM names)
+                "SELECT id, config, manifest, attestations FROM images WHERE id IN (SELECT image FROM names)
                  OR id IN (SELECT image FROM members WHERE list IN (SELECT image FROM names))"
             }
         };
@@ -62,6 +63,7 @@ impl Needs {
                     manifest.as_ref(),
                     layout,
                 );
+                self.add_attestations(row.get(3)?, layout);
             }
         }
         Ok(())
@@ -86,6 +88,13 @@ impl Needs {
             .and_then(|bytes| serde_json::from_slice::<ImageManifest>(&bytes).ok());
         let layers = parsed.into_iter().flat_map(|manifest| manifest.layers);
         self.blobs.extend(layers.map(|layer| layer.digest));
+    }
+
+    /// Adds what the column of an image's attestations leads to.
+    pub(super) fn add_attestations(&mut self, column: Option<String>, layout: &Layout) {
+        let attestations = parse_attestations(column).unwrap_or_default();
+        let blobs = needed(&attestations, |digest| document(&layout.blob(digest), digest));
+        self.blobs.extend(blobs);
     }
 
     /// Whether an image needs the snapshot: it is a part of its stack, or the only one with one of its layers.

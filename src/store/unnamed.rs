@@ -108,18 +108,22 @@ impl Needs {
         layout: &super::layout::Layout,
         id: &Digest,
     ) -> rusqlite::Result<Option<Digest>> {
-        let row: Option<(Option<[u8; 32]>, Option<String>, bool)> = connection
+        let row: Option<(Option<[u8; 32]>, Option<String>, bool, Option<String>)> = connection
             .prepare_cached(
-                "SELECT config, manifest, EXISTS (SELECT 1 FROM members WHERE list = images.id) FROM images WHERE id = ?1",
+                "SELECT config, manifest, EXISTS (SELECT 1 FROM members WHERE list = images.id), attestations
+                 FROM images WHERE id = ?1",
             )?
-            .query_row([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row([id.as_bytes()], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })
             .optional()?;
-        let Some((config, manifest, is_list)) = row else {
+        let Some((config, manifest, is_list, attestations)) = row else {
             return Ok(None);
         };
         let config = config.map_or(*id, Digest::from_bytes);
         let manifest = manifest.and_then(|json| serde_json::from_str(&json).ok());
         self.add(*id, config, manifest.as_ref(), layout);
+        self.add_attestations(attestations, layout);
         Ok((!is_list).then_some(config))
     }
 }

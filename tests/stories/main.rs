@@ -51,6 +51,7 @@ mod share_a_cache_by_reapi;
 mod share_a_cache_by_registry;
 mod share_a_cache_by_s3;
 mod share_a_store;
+mod state_provenance;
 mod the_users_own;
 mod without_root;
 mod write_bundles;

@@ -3,7 +3,7 @@
 
 /// The pairs of one argument. Each is taken out by who knows its key; what is left over is a mistake.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(in crate::cli) struct Fields {
     pairs: Vec<(String, String)>,
     /// The keys that were asked for.
     known: Vec<&'static str>,

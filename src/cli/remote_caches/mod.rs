@@ -3,7 +3,7 @@
 //! A type of cache is a variant of [`Place`]: what its keys are ([`Place::read`]), and how it is opened.
 
 mod discreet;
-mod fields;
+pub(in crate::cli) mod fields;
 #[cfg(feature = "reapi")]
 mod reapi;
 #[cfg(feature = "s3")]

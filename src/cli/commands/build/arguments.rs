@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::attestations::AttestationArguments;
 use super::calls::Call;
 
 use crate::cli::agents::SshArgument;
@@ -146,6 +147,8 @@ pub(in crate::cli) struct Arguments {
     /// What each RUN step may use.
     #[command(flatten)]
     pub(super) limits: LimitArguments,
+    #[command(flatten)]
+    pub(super) attestations: AttestationArguments,
     #[command(flatten)]
     pub(super) accepted: Accepted,
 }

@@ -4,6 +4,7 @@
 //! plan is told, `failed_step` what becomes of one, `recording` what is kept to be read afterwards, `tell` what is said of the result.
 
 mod arguments;
+mod attestations;
 mod build_args;
 mod calls;
 mod contexts;
@@ -12,6 +13,7 @@ mod failed_step;
 mod options;
 mod platforms;
 mod recording;
+mod revision;
 mod tell;
 
 use std::collections::BTreeMap;
@@ -304,6 +306,7 @@ impl Asked {
 
     fn request(self, arguments: &Arguments, session: &Session, dockerfile: DockerfileText) -> BuildRequest {
         BuildRequest {
+            attestations: attestations::request(arguments, &dockerfile.name),
             dockerfile_path: dockerfile.path,
             dockerfile: dockerfile.bytes,
             contexts: self.contexts,
