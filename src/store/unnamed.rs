@@ -100,6 +100,9 @@ fn members_of(connection: &Connection, list: &Digest) -> rusqlite::Result<Vec<Di
         .collect()
 }
 
+/// Configuration, manifest, whether it is an index, attestations.
+type DocumentsRow = (Option<[u8; 32]>, Option<String>, bool, Option<String>);
+
 impl Needs {
     /// Adds what one image needs; its configuration, unless it is an index.
     fn add_image(
@@ -108,7 +111,7 @@ impl Needs {
         layout: &super::layout::Layout,
         id: &Digest,
     ) -> rusqlite::Result<Option<Digest>> {
-        let row: Option<(Option<[u8; 32]>, Option<String>, bool, Option<String>)> = connection
+        let row: Option<DocumentsRow> = connection
             .prepare_cached(
                 "SELECT config, manifest, EXISTS (SELECT 1 FROM members WHERE list = images.id), attestations
                  FROM images WHERE id = ?1",
