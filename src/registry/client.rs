@@ -5,6 +5,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::Interest;
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use super::download::{BlobReader, Source};
 use super::file::{FileAnswer, FileRequest, RemoteFile};
 use super::session::Session;
-use super::upload::{Open, Presence, Upload, Uploaded};
+use super::upload::{Make, Offer, Open, Place, Presence, StreamError, Streamed, Target, Upload, Uploaded, offer, send};
 use super::{Credentials, Patience, RegistryConfig, RegistryError};
 use crate::cancel::Cancel;
 use crate::oci::{Descriptor, Digest, ManifestOrIndex, Reference};
@@ -135,16 +136,58 @@ impl Client {
         open: &Open<'_>,
     ) -> Result<Uploaded, RegistryError> {
         let endpoint = self.session.config.endpoint(reference)?;
-        let (session, endpoint) = (&self.session, &endpoint);
         let upload = Upload {
-            session,
-            endpoint,
-            reference,
+            target: Target {
+                session: &self.session,
+                endpoint: &endpoint,
+                reference,
+            },
             descriptor,
             mount_from,
             presence,
         };
-        upload.run(&self.network()?, open)
+        upload.run(&*self.network()?, open)
+    }
+
+    /// Asks whether `reference`'s repository has a blob, or can get it from `mount_from`, a repository of the same registry
+    /// that is known to have it.
+    ///
+    /// # Errors
+    /// When the registry says neither yes nor no.
+    pub fn offer_blob(
+        &self,
+        reference: &Reference,
+        blob: Digest,
+        mount_from: Option<&Reference>,
+    ) -> Result<Offer, RegistryError> {
+        let endpoint = self.session.config.endpoint(reference)?;
+        let target = Target {
+            session: &self.session,
+            endpoint: &endpoint,
+            reference,
+        };
+        let work = offer(target, blob, mount_from);
+        self.network()?.wait(self.session.within(&endpoint, work))
+    }
+
+    /// Has a blob made by `make` and sends it to `reference`'s repository meanwhile, at `place` where the registry has begun
+    /// an upload for it. `make` is called again, and must write the same bytes, when an upload cannot be gone on with.
+    ///
+    /// # Errors
+    /// When the registry refuses it, or `make` fails; no upload stays open then.
+    pub fn upload_stream(
+        &self,
+        reference: &Reference,
+        place: Option<Place>,
+        make: &mut Make<'_>,
+    ) -> Result<Streamed, StreamError> {
+        let endpoint = self.session.config.endpoint(reference)?;
+        let target = Target {
+            session: &self.session,
+            endpoint: &endpoint,
+            reference,
+        };
+        send(target, &*self.network()?, place, make)
     }
 
     /// Puts a manifest or index under the tag of `reference` (or its digest), and gives its digest, which the registry
@@ -264,6 +307,22 @@ impl Network {
                 outcome = work => outcome,
             }
         })
+    }
+
+    /// Waits, unless it is cancelled.
+    pub fn pause(&self, pause: Duration) -> Result<(), RegistryError> {
+        self.wait(async {
+            tokio::time::sleep(pause).await;
+            Ok(())
+        })
+    }
+
+    /// Runs `work` for no longer than `limit`, cancelled or not: what is left somewhere is cleared away.
+    pub fn briefly(&self, limit: Duration, work: impl Future<Output = ()>) {
+        // Whether it came to its end is no matter.
+        _ = self
+            .runtime()
+            .block_on(async { tokio::time::timeout(limit, work).await });
     }
 
     /// Runs `work` on the runtime's threads.

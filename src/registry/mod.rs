@@ -28,4 +28,4 @@ pub use download::BlobReader;
 pub use error::{Answer, Presented, RegistryError, ShownUrl};
 pub use file::{Conditions, FileAnswer, FileReader, FileRequest};
 pub use retry::Patience;
-pub use upload::{Open, Uploaded};
+pub use upload::{Make, Offer, Open, Place, StreamError, Streamed, Uploaded};

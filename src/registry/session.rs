@@ -112,7 +112,8 @@ impl Session {
         })
     }
 
-    async fn send_once(&self, endpoint: &Endpoint, scopes: &Scopes, call: &Call) -> Result<Reply, RegistryError> {
+    /// Sends `call` and answers a challenge once.
+    pub async fn send_once(&self, endpoint: &Endpoint, scopes: &Scopes, call: &Call) -> Result<Reply, RegistryError> {
         let ca = endpoint.ca.as_deref();
         let mut authorization = self.authorization(endpoint, scopes, &call.url).await;
         let mut response = self.transport.send(call, authorization.header.as_ref(), ca).await?;

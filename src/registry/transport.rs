@@ -102,6 +102,7 @@ impl Transport {
     /// the body is still being taken.
     pub async fn send_stream(
         &self,
+        method: Method,
         url: &Url,
         headers: HeaderMap,
         authorization: Option<&HeaderValue>,
@@ -109,7 +110,7 @@ impl Transport {
         body: Body,
     ) -> Result<Response, RegistryError> {
         let client = self.client(url, ca)?;
-        let mut request = client.put(url.clone()).headers(headers).body(body);
+        let mut request = client.request(method, url.clone()).headers(headers).body(body);
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }

@@ -69,13 +69,13 @@ fn a_blob_that_is_known_to_be_missing_is_looked_for_only_after_a_failure() {
 }
 
 #[test]
-fn an_upload_that_breaks_is_made_again() {
+fn an_upload_that_breaks_goes_on() {
     for lie in [Lie::Slam, Lie::status(500), Lie::status(429)] {
         let registry = LyingRegistry::start();
         registry.lie("PUT", "/uploads/", 2, lie.clone());
         assert_eq!(upload(&client(), &registry, None).unwrap(), Uploaded::Sent, "{lie:?}");
         assert_eq!(registry.blob("a", Digest::of(CONTENT)).unwrap(), CONTENT);
-        assert_eq!(registry.count("POST", ""), 3);
+        assert_eq!(registry.count("POST", ""), 1);
     }
 }
 

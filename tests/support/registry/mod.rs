@@ -7,6 +7,7 @@ pub mod debian;
 pub mod image;
 mod lists;
 pub mod tls;
+mod uploads;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,6 +34,10 @@ pub enum Lie {
     Body(Vec<u8>),
     /// The honest answer to the same request without its `Range`.
     WholeInstead,
+    /// The connection is closed when so many bytes of the request's body have come, which an upload keeps.
+    CutRequest(usize),
+    /// The request is granted, and the connection closed without an answer.
+    Lost,
     /// A byte every so often, and no end.
     Drip(Duration),
 }
@@ -132,6 +137,12 @@ struct State {
     rules: Vec<Rule>,
     guard: Guard,
     mounts: bool,
+    /// Whether a blob may come with the request that would begin its upload.
+    single_posts: bool,
+    /// What parts of uploads must have at least.
+    least_part: Option<u64>,
+    /// What came of uploads that are open.
+    uploads: HashMap<String, Vec<u8>>,
     /// Whether there is a list of referrers.
     referrers: bool,
     /// Entries of a list that are told at a time.
@@ -226,6 +237,20 @@ impl LyingRegistry {
         self.state().page = entries;
     }
 
+    pub fn take_single_posts(&self) {
+        self.state().single_posts = true;
+    }
+
+    /// Wants uploads in parts of at least so many bytes.
+    pub fn want_parts(&self, least: u64) {
+        self.state().least_part = Some(least);
+    }
+
+    /// Uploads that were begun, and neither ended nor given up.
+    pub fn open_uploads(&self) -> usize {
+        self.state().uploads.len()
+    }
+
     pub fn forget_tokens(&self) {
         self.state().tokens.clear();
     }
@@ -305,14 +330,28 @@ fn serve(
     address: SocketAddr,
     closing: &AtomicBool,
 ) -> std::io::Result<()> {
-    let mut request = read_head(stream)?;
-    let lie = {
-        let mut state = state.lock().unwrap();
-        state.log.push(request.clone());
-        take_lie(&mut state, &request)
+    // One request a connection: what is buffered belongs to it.
+    let mut reader = BufReader::new(&mut *stream);
+    let mut request = read_head(&mut reader)?;
+    let lie = take_lie(&mut state.lock().unwrap(), &request);
+    let most = match lie {
+        Some(Lie::CutRequest(most)) => most,
+        _ => usize::MAX,
     };
+    request.body = read_body(&mut reader, &request, most)?;
+    state.lock().unwrap().log.push(request.clone());
+    if let Some(Lie::CutRequest(_)) = lie {
+        request.headers.remove("content-range");
+        request.method = "PATCH".into();
+        honest(&mut state.lock().unwrap(), &request, address);
+        return Ok(());
+    }
     let mut answer = match &lie {
         Some(Lie::Slam) => return Ok(()),
+        Some(Lie::Lost) => {
+            honest(&mut state.lock().unwrap(), &request, address);
+            return Ok(());
+        }
         Some(Lie::Answer(status, headers, body)) => {
             let answer = headers
                 .iter()
@@ -350,9 +389,7 @@ fn take_lie(state: &mut State, request: &Request) -> Option<Lie> {
     Some(rule.lie.clone())
 }
 
-fn read_head(stream: &mut impl Read) -> std::io::Result<Request> {
-    // One request a connection: what is buffered belongs to it.
-    let mut reader = BufReader::new(stream);
+fn read_head(reader: &mut impl BufRead) -> std::io::Result<Request> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace();
@@ -369,17 +406,43 @@ fn read_head(stream: &mut impl Read) -> std::io::Result<Request> {
         };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = headers
-        .get("content-length")
-        .map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
     Ok(Request {
         method,
         target,
         headers,
-        body,
+        body: Vec::new(),
     })
+}
+
+/// The body, whole or in chunks (RFC 9112 section 7.1), or as much of it as is wanted.
+fn read_body(reader: &mut impl BufRead, request: &Request, most: usize) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let length = |request: &Request| {
+        request
+            .header("content-length")
+            .map_or(0, |length| length.parse().unwrap())
+    };
+    if request.header("transfer-encoding") != Some("chunked") {
+        body.resize(most.min(length(request)), 0);
+        reader.read_exact(&mut body)?;
+        return Ok(body);
+    }
+    while body.len() < most {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Ok(length) = usize::from_str_radix(line.trim(), 16) else {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        };
+        let start = body.len();
+        body.resize(start + length, 0);
+        reader.read_exact(&mut body[start..])?;
+        reader.read_line(&mut line)?;
+        if length == 0 {
+            break;
+        }
+    }
+    body.truncate(most);
+    Ok(body)
 }
 
 fn write(
@@ -435,7 +498,7 @@ fn honest(state: &mut State, request: &Request, address: SocketAddr) -> Answer {
         return manifest(state, request, repository, name);
     }
     if let Some((repository, upload)) = rest.split_once("/blobs/uploads/") {
-        return upload_to(state, request, repository, upload);
+        return uploads::answer(state, request, repository, upload);
     }
     if let Some((repository, digest)) = rest.split_once("/referrers/") {
         return lists::referrers(state, request, repository, digest);
@@ -540,34 +603,4 @@ fn blob(state: &State, request: &Request, repository: &str, digest: &str) -> Ans
             )
         },
     }
-}
-
-fn upload_to(state: &mut State, request: &Request, repository: &str, upload: &str) -> Answer {
-    if request.method == "POST" {
-        if let (Some(digest), Some(from)) = (request.query("mount"), request.query("from"))
-            && state.mounts
-            && let Some(bytes) = state.blobs.get(&(from, digest.clone())).cloned()
-        {
-            state.blobs.insert((repository.into(), digest.clone()), bytes);
-            return Answer::new(201).with("Docker-Content-Digest", digest);
-        }
-        // Relative, with a query of its own, as the specification allows.
-        return Answer::new(202).with(
-            "Location",
-            format!("/v2/{repository}/blobs/uploads/{}?_state=x", state.log.len()),
-        );
-    }
-    assert!(
-        !upload.is_empty() && request.query("_state").as_deref() == Some("x"),
-        "the location was altered"
-    );
-    let wanted = request.query("digest").unwrap();
-    let actual = Digest::of(&request.body).to_string();
-    if wanted != actual {
-        return Answer::error(400, "DIGEST_INVALID");
-    }
-    state
-        .blobs
-        .insert((repository.into(), actual.clone()), request.body.clone());
-    Answer::new(201).with("Docker-Content-Digest", actual)
 }

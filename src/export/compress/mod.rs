@@ -1,19 +1,20 @@
 //! Compression of layers: the same bytes for the same input, at any number of threads.
 //!
-//! gzip: the input is cut into blocks of 1 MiB; each is deflated on its own with the 32 KiB before it as dictionary, and
-//! ends on a byte boundary (a sync flush), so that the blocks joined are one deflate stream in one gzip member
-//! (RFC 1951, RFC 1952). zstd: always its multi-threaded mode, whose bytes do not depend on the number of workers.
+//! gzip: fixed blocks, each compressed on its own (`gzip`). zstd: always its multi-threaded mode, whose bytes do not depend
+//! on the number of workers.
 //!
 //! Which bytes come out depends on the encoders: a change of their version or level changes digests of manifests, never
 //! those of images.
 
+mod gzip;
+mod probe;
+
 use std::fmt;
 use std::io::{self, Write};
 
-use flate2::{Compress, Compression as Level, Crc, FlushCompress, Status};
-use rayon::prelude::*;
-
 use crate::oci::media_type;
+
+use gzip::GzipEncoder;
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -187,9 +188,7 @@ impl fmt::Display for Compression {
 }
 
 /// Counts up whenever an encoder, or how it is used, gives other bytes than before.
-const ENCODERS: u32 = 1;
-const BLOCK: usize = 1 << 20;
-const DICTIONARY: usize = 32 << 10;
+const ENCODERS: u32 = 2;
 /// gzip's own default, as every other builder uses it.
 const GZIP_LEVEL: i32 = 6;
 /// zstd's own default.
@@ -198,8 +197,6 @@ const ZSTD_LEVEL: i32 = 3;
 /// recommends 8 MiB.
 const LAST_OF_SMALL_WINDOWS: i32 = 19;
 const LARGEST_WINDOW: u32 = 23;
-/// RFC 1952: magic number, deflate, no flags, no time, no extra flags, system unknown.
-const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// Compresses what is written to it; [`Encoder::finish`] ends the stream.
 pub(super) enum Encoder<W: Write> {
@@ -209,17 +206,22 @@ pub(super) enum Encoder<W: Write> {
 }
 
 impl<W: Write> Encoder<W> {
+    /// On all processors.
     pub(super) fn new(options: CompressionOptions, out: W) -> io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::with_threads(options, threads, out)
+    }
+
+    fn with_threads(options: CompressionOptions, threads: usize, out: W) -> io::Result<Self> {
         Ok(match options.kind {
             Compression::None => Self::None(out),
-            Compression::Gzip => Self::Gzip(GzipEncoder::new(options.level(), out)?),
+            Compression::Gzip => Self::Gzip(GzipEncoder::new(options.level(), threads, out)?),
             Compression::Zstd => {
                 let mut encoder = zstd::stream::write::Encoder::new(out, options.level())?;
                 if options.level() > LAST_OF_SMALL_WINDOWS {
                     encoder.window_log(LARGEST_WINDOW)?;
                 }
-                let workers = std::thread::available_parallelism().map_or(1, usize::from);
-                encoder.multithread(u32::try_from(workers).unwrap_or(u32::MAX).min(64))?;
+                encoder.multithread(u32::try_from(threads).unwrap_or(u32::MAX).min(64))?;
                 Self::Zstd(Box::new(encoder))
             }
         })
@@ -249,145 +251,32 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
-/// gzip in blocks, as many at once as there are threads.
-pub(super) struct GzipEncoder<W: Write> {
-    out: W,
-    level: Level,
-    /// The end of what was compressed already.
-    dictionary: Vec<u8>,
-    /// What waits for compression: less than `batch` blocks.
-    pending: Vec<u8>,
-    batch: usize,
-    crc: Crc,
-}
-
-impl<W: Write> GzipEncoder<W> {
-    fn new(level: i32, mut out: W) -> io::Result<Self> {
-        out.write_all(&GZIP_HEADER)?;
-        let batch = rayon::current_num_threads().clamp(1, 64);
-        Ok(Self {
-            out,
-            level: Level::new(level.cast_unsigned()),
-            dictionary: Vec::new(),
-            pending: Vec::with_capacity(batch * BLOCK),
-            batch,
-            crc: Crc::new(),
-        })
-    }
-
-    /// Compresses and writes all that is pending, in blocks.
-    fn compress_pending(&mut self) -> io::Result<()> {
-        let (pending, dictionary, level) = (&self.pending, &self.dictionary, self.level);
-        let blocks: Vec<_> = (0..pending.len()).step_by(BLOCK).collect();
-        let compressed: io::Result<Vec<_>> = blocks
-            .into_par_iter()
-            .map(|start| {
-                let block = &pending[start..pending.len().min(start + BLOCK)];
-                let before = match start {
-                    0 => dictionary,
-                    _ => &pending[start - DICTIONARY..start],
-                };
-                let mut crc = Crc::new();
-                crc.update(block);
-                Ok((deflate(level, block, before, FlushCompress::Sync)?, crc))
-            })
-            .collect();
-        for (bytes, crc) in compressed? {
-            self.out.write_all(&bytes)?;
-            self.crc.combine(&crc);
-        }
-        let keep = self.pending.len().saturating_sub(DICTIONARY);
-        self.dictionary.clear();
-        self.dictionary.extend_from_slice(&self.pending[keep..]);
-        self.pending.clear();
-        Ok(())
-    }
-
-    fn finish(mut self) -> io::Result<W> {
-        self.compress_pending()?;
-        // An empty last block: which block is the last is not known before the input ends.
-        self.out
-            .write_all(&deflate(self.level, &[], &[], FlushCompress::Finish)?)?;
-        self.out.write_all(&self.crc.sum().to_le_bytes())?;
-        self.out.write_all(&self.crc.amount().to_le_bytes())?;
-        Ok(self.out)
-    }
-}
-
-impl<W: Write> Write for GzipEncoder<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.pending.len() == self.batch * BLOCK {
-            self.compress_pending()?;
-        }
-        let taken = bytes.len().min(self.batch * BLOCK - self.pending.len());
-        self.pending.extend_from_slice(&bytes[..taken]);
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// One block as raw deflate, by a compressor of its own: a used one may give other bytes.
-fn deflate(level: Level, block: &[u8], dictionary: &[u8], flush: FlushCompress) -> io::Result<Vec<u8>> {
-    let mut compressor = Compress::new(level, false);
-    if !dictionary.is_empty() {
-        compressor.set_dictionary(dictionary).map_err(io::Error::other)?;
-    }
-    // Deflate adds 5 bytes for each 16 KiB that it cannot compress, and the flush some more.
-    let mut bytes = Vec::with_capacity(block.len() + block.len() / 1024 + 128);
-    loop {
-        let taken = usize::try_from(compressor.total_in()).map_err(io::Error::other)?;
-        let status = compressor
-            .compress_vec(&block[taken..], &mut bytes, flush)
-            .map_err(io::Error::other)?;
-        // A flush is complete when the encoder leaves room in its output.
-        let complete = match flush {
-            FlushCompress::Finish => status == Status::StreamEnd,
-            _ => compressor.total_in() == block.len() as u64 && bytes.len() < bytes.capacity(),
-        };
-        if complete {
-            return Ok(bytes);
-        }
-        bytes.reserve(4096);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
 
+    use proptest::prelude::*;
+
+    use super::gzip::BLOCK;
     use super::*;
 
-    /// Half noise, half text; the same every time.
+    /// Half noise, half text, in pieces that end anywhere; the same every time.
     fn input(length: usize) -> Vec<u8> {
-        let mut state = 1u64;
-        (0..length)
-            .map(|place| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                if place / 4096 % 2 == 0 {
-                    (state >> 56) as u8
-                } else {
-                    b"the same text again "[place % 20]
-                }
-            })
-            .collect()
+        let noise = super::probe::tests::noise(length);
+        let mix = |(place, noise): (usize, u8)| match place / 77_777 % 2 {
+            0 => noise,
+            _ => b"the same text again "[place % 20].wrapping_add(noise / 250),
+        };
+        noise.into_iter().enumerate().map(mix).collect()
     }
 
     fn compress(options: impl Into<CompressionOptions>, input: &[u8], threads: usize, piece: usize) -> Vec<u8> {
-        let options = options.into();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let mut encoder = Encoder::new(options, Vec::new()).unwrap();
-            for bytes in input.chunks(piece) {
-                encoder.write_all(bytes).unwrap();
-                encoder.flush().unwrap();
-            }
-            encoder.finish().unwrap()
-        })
+        let mut encoder = Encoder::with_threads(options.into(), threads, Vec::new()).unwrap();
+        for bytes in input.chunks(piece) {
+            encoder.write_all(bytes).unwrap();
+            encoder.flush().unwrap();
+        }
+        encoder.finish().unwrap()
     }
 
     #[test]
@@ -452,6 +341,44 @@ mod tests {
             at(Compression::Zstd, 0).unwrap().encoder(),
             CompressionOptions::new(Compression::Zstd).encoder()
         );
+    }
+
+    #[test]
+    fn noise_is_stored_and_the_rest_is_not() {
+        let noise = super::probe::tests::noise(4 * BLOCK);
+        let stored = compress(Compression::Gzip, &noise, 2, BLOCK).len();
+        assert!(stored > noise.len() && stored < noise.len() + 500, "{stored}");
+        let text: Vec<u8> = noise
+            .iter()
+            .map(|byte| b"etaoin shrdlu.\n"[usize::from(*byte) % 15])
+            .collect();
+        assert!(compress(Compression::Gzip, &text, 2, BLOCK).len() < text.len() * 6 / 10);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn the_bytes_depend_on_the_input_alone(
+            length in 0..3 * BLOCK, seed in any::<u8>(), threads in 1..5usize, pieces in prop::collection::vec(1..200_000usize, 1..9),
+        ) {
+            let mut input = input(length);
+            input.rotate_left(usize::from(seed) * length / 256);
+            for kind in [Compression::Gzip, Compression::Zstd] {
+                let expected = compress(kind, &input, 1, BLOCK);
+                let mut encoder = Encoder::with_threads(kind.into(), threads, Vec::new()).unwrap();
+                let (mut rest, mut pieces) = (input.as_slice(), pieces.iter().cycle());
+                while !rest.is_empty() {
+                    let (piece, after) = rest.split_at(rest.len().min(*pieces.next().unwrap()));
+                    encoder.write_all(piece).unwrap();
+                    rest = after;
+                }
+                let actual = encoder.finish().unwrap();
+                prop_assert!(actual == expected);
+                let mut back = Vec::new();
+                kind.reader(actual.as_slice()).unwrap().read_to_end(&mut back).unwrap();
+                prop_assert!(back == input);
+            }
+        }
     }
 
     #[test]
