@@ -11,17 +11,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use builder::export::{
-    BuiltImage, Compression, CompressionOptions, Existing, ExportError, ImageRequest, NamedImage, Ownership,
-    docker_archive, image, layer, load, load_directory, manifest, oci_archive, oci_directory, tree_archive,
-    tree_directory,
+    Annotation, AnnotationTarget, BuiltImage, Compression, CompressionOptions, Dialect, Existing, ExportError, Form,
+    ImageRequest, NamedImage, Ownership, docker_archive, documents, image, layer, load, load_directory, manifest,
+    oci_archive, oci_directory, tree_archive, tree_directory,
 };
-use builder::oci::{Descriptor, DiffId, Digest, History, ImageConfig, ImageIndex, ImageManifest, Platform, Reference};
+use builder::oci::{
+    Descriptor, DiffId, Digest, History, ImageConfig, ImageIndex, ImageManifest, Platform, Reference, media_type,
+};
 use builder::snapshot::Tree;
 use builder::snapshot::{IdMode, Snapshotter};
 use builder::store::{Annotations, SnapshotId, Store};
 use tempfile::TempDir;
 
 const EPOCH: i64 = 1_700_000_000;
+
+fn in_form(compression: Option<Compression>) -> Form {
+    Form {
+        compression: compression.map(Into::into),
+        ..Form::default()
+    }
+}
 
 struct Fixture {
     root: TempDir,
@@ -107,7 +116,7 @@ impl Fixture {
             &self.store,
             &self.snapshotter,
             &images,
-            compression.map(Into::into),
+            &in_form(compression),
             Some(EPOCH),
             &mut bytes,
         )
@@ -255,7 +264,7 @@ fn layers_of_the_base_keep_their_digests_and_a_base_without_history_gets_one() {
         (2, "COPY app")
     );
     // Its content is nowhere: that is said, not made up.
-    let error = manifest(&fixture.store, &fixture.snapshotter, &built.id, None).unwrap_err();
+    let error = manifest(&fixture.store, &fixture.snapshotter, &built.id, &Form::default()).unwrap_err();
     assert!(
         matches!(error, ExportError::NoLayer(layer) if layer == base[0]),
         "{error}"
@@ -263,10 +272,107 @@ fn layers_of_the_base_keep_their_digests_and_a_base_without_history_gets_one() {
 }
 
 #[test]
+fn documents_speak_dockers_words_where_they_are_asked_to() {
+    let fixture = Fixture::new();
+    let built = fixture.image(&[]);
+    let docker = Form {
+        dialect: Some(Dialect::Docker),
+        ..Form::default()
+    };
+    let (document, descriptor) = manifest(&fixture.store, &fixture.snapshotter, &built.id, &docker).unwrap();
+    let document = document.value();
+    assert_eq!(descriptor.media_type, media_type::DOCKER_MANIFEST);
+    assert_eq!(document.media_type.as_deref(), Some(media_type::DOCKER_MANIFEST));
+    assert_eq!(document.config.media_type, media_type::DOCKER_CONFIG);
+    assert_eq!(document.config.digest, built.id, "the image itself is the same");
+    assert!(
+        document
+            .layers
+            .iter()
+            .all(|layer| layer.media_type == media_type::DOCKER_LAYER_GZIP)
+    );
+    assert!(
+        document.layers.iter().all(|layer| layer.annotations.is_empty()),
+        "{document:?}"
+    );
+    let zstd = Form {
+        compression: Some(Compression::Zstd.into()),
+        ..docker
+    };
+    let refused = manifest(&fixture.store, &fixture.snapshotter, &built.id, &zstd);
+    assert!(matches!(refused, Err(ExportError::NotInDocker(_))), "{refused:?}");
+}
+
+#[test]
+fn layers_of_others_stay_as_they_came_unless_they_must_not() {
+    let ours = Fixture::new();
+    let built = ours.image(&["a:1"]);
+    let archive = ours.oci_bytes(built.id, Some(Compression::Gzip));
+    let theirs = Fixture::new();
+    let loaded = load(&theirs.store, None, archive.as_slice()).unwrap();
+    let kinds = |existing, compression| -> Vec<String> {
+        let form = Form {
+            compression: Some(CompressionOptions::new(compression).with_existing(existing)),
+            ..Form::default()
+        };
+        let (manifest, _) = manifest(&theirs.store, &theirs.snapshotter, &loaded[0].id, &form).unwrap();
+        manifest
+            .value()
+            .layers
+            .iter()
+            .map(|layer| layer.media_type.clone())
+            .collect()
+    };
+    assert_eq!(
+        kinds(Existing::Recompress, Compression::Zstd),
+        [media_type::LAYER_ZSTD; 2]
+    );
+    // Also when other forms of them are here by now.
+    assert_eq!(kinds(Existing::Keep, Compression::Zstd), [media_type::LAYER_GZIP; 2]);
+    // What was made here is nobody else's.
+    let form = Form {
+        compression: Some(Compression::Zstd.into()),
+        ..Form::default()
+    };
+    let (own, _) = manifest(&ours.store, &ours.snapshotter, &built.id, &form).unwrap();
+    assert!(
+        own.value()
+            .layers
+            .iter()
+            .all(|layer| layer.media_type == media_type::LAYER_ZSTD)
+    );
+}
+
+#[test]
+fn annotations_of_one_output_change_nothing_else() {
+    let fixture = Fixture::new();
+    let built = fixture.image(&[]);
+    let annotation = |target, key: &str| Annotation {
+        target,
+        platform: None,
+        key: key.into(),
+        value: "x".into(),
+    };
+    let form = Form {
+        annotations: vec![
+            annotation(AnnotationTarget::Manifest, "m"),
+            annotation(AnnotationTarget::ManifestDescriptor, "d"),
+        ],
+        ..Form::default()
+    };
+    let plain = documents(&fixture.store, &fixture.snapshotter, &built.id, &Form::default()).unwrap();
+    let annotated = documents(&fixture.store, &fixture.snapshotter, &built.id, &form).unwrap();
+    assert_eq!(annotated.manifests()[0].0.value().annotations["m"], "x");
+    assert_eq!(annotated.top().0.annotations["d"], "x");
+    assert!(plain.manifests()[0].0.value().annotations.is_empty() && plain.top().0.annotations.is_empty());
+    assert_ne!(plain.top().0.digest, annotated.top().0.digest);
+}
+
+#[test]
 fn a_layer_is_compressed_once() {
     let fixture = Fixture::new();
     let built = fixture.image(&[]);
-    let (first, descriptor) = manifest(&fixture.store, &fixture.snapshotter, &built.id, None).unwrap();
+    let (first, descriptor) = manifest(&fixture.store, &fixture.snapshotter, &built.id, &Form::default()).unwrap();
     let written = |digest: &Digest| {
         let path = fixture.path("store/blobs/sha256").join(digest.hex());
         fs::metadata(path).unwrap().ino()
@@ -277,7 +383,7 @@ fn a_layer_is_compressed_once() {
         .iter()
         .map(|layer| written(&layer.digest))
         .collect();
-    let (second, again) = manifest(&fixture.store, &fixture.snapshotter, &built.id, None).unwrap();
+    let (second, again) = manifest(&fixture.store, &fixture.snapshotter, &built.id, &Form::default()).unwrap();
     let after: Vec<_> = second
         .value()
         .layers
@@ -292,7 +398,7 @@ fn a_layer_is_compressed_once() {
         &fixture.store,
         &fixture.snapshotter,
         &built.id,
-        Some(Compression::Zstd.into()),
+        &in_form(Some(Compression::Zstd)),
     )
     .unwrap();
     assert!(
@@ -363,7 +469,7 @@ fn skopeo_reads_what_is_written() {
         &fixture.store,
         &fixture.snapshotter,
         &fixture.named(built.id),
-        None,
+        &Form::default(),
         &paths[3],
     )
     .unwrap();
@@ -460,7 +566,7 @@ fn umoci_unpacks_the_tree_that_was_built() {
         &fixture.store,
         &fixture.snapshotter,
         &fixture.named(built.id),
-        None,
+        &Form::default(),
         &layout,
     )
     .unwrap();
@@ -566,7 +672,15 @@ fn a_full_destination_is_an_error() {
     let built = fixture.image(&["app"]);
     let mut full = File::options().write(true).open("/dev/full").unwrap();
     let images = fixture.named(built.id);
-    let error = oci_archive(&fixture.store, &fixture.snapshotter, &images, None, None, &mut full).unwrap_err();
+    let error = oci_archive(
+        &fixture.store,
+        &fixture.snapshotter,
+        &images,
+        &Form::default(),
+        None,
+        &mut full,
+    )
+    .unwrap_err();
     assert!(
         matches!(&error, ExportError::Write(source) if source.raw_os_error() == Some(28)),
         "{error:?}"

@@ -11,9 +11,9 @@ use super::output;
 use crate::cancel::Cancel;
 use crate::executor::sandbox::rootless::{Identities, RootlessError, enter_user_namespace, has_single_id};
 use crate::executor::sandbox::{Isolation, end_leftovers, missing_for_chroot};
-use crate::oci::Platform;
+use crate::oci::{Platform, Reference};
 use crate::pull::{Looker, PullPolicy, Puller};
-use crate::registry::{Client, Credentials, Patience};
+use crate::registry::{Client, Credentials, HostConfig, Patience};
 use crate::snapshot::{IdMode, SnapshotError, Snapshotter};
 use crate::store::{ImageRecord, IndexRecord, Store, StoredImage};
 
@@ -163,6 +163,18 @@ impl Session {
             Credentials::in_files(credential_files()),
             cancel.clone(),
         )
+    }
+
+    /// The same, which asks nothing of the registries of `names` but that they answer: no encryption.
+    pub fn insecure_client(&self, cancel: &Cancel, names: &[Reference]) -> Client {
+        let mut registries = self.config.registry.clone();
+        for name in names {
+            let table = registries.table(name.registry());
+            let http = Some(true);
+            registries.set(name.registry(), HostConfig { http, ..table });
+        }
+        let credentials = Credentials::in_files(credential_files());
+        Client::new(registries, credentials, cancel.clone())
     }
 
     /// The same with other time-outs and retries.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::annotations::{Annotation, AnnotationTarget};
 use super::attestations;
-use super::compress::CompressionOptions;
 use super::error::{ExportError, Result};
+use super::form::{Dialect, Form};
 use super::image::manifest;
-use crate::oci::attestation::AttestationForm;
 use crate::oci::{Descriptor, Digest, ImageIndex, ImageManifest, LARGEST_MANIFEST, Raw, media_type};
 use crate::snapshot::Snapshotter;
 use crate::store::{ImageRecord, IndexRecord, Store, StoredImage};
@@ -42,35 +42,28 @@ impl Documents {
 }
 
 /// The documents of whatever the store knows as `id`. What came with a manifest or an index keeps it, as long as all
-/// that it names is here, unless another compression is asked for.
+/// that it names is here, unless another form is asked for.
 ///
 /// # Errors
 /// [`ExportError::NoImage`]; those of [`manifest`].
-pub fn documents(
-    store: &Store,
-    snapshotter: &Snapshotter,
-    id: &Digest,
-    compression: Option<CompressionOptions>,
-) -> Result<Documents> {
+pub fn documents(store: &Store, snapshotter: &Snapshotter, id: &Digest, form: &Form) -> Result<Documents> {
     match store.stored(id)?.ok_or(ExportError::NoImage(*id))? {
-        StoredImage::Image(image) => image_documents(store, snapshotter, &image, compression),
-        StoredImage::Index(index) => index_documents(store, snapshotter, &index, compression),
+        StoredImage::Image(image) => image_documents(store, snapshotter, &image, form),
+        StoredImage::Index(index) => index_documents(store, snapshotter, &index, form),
     }
 }
 
 /// One image: its manifest, or an index of that and of what is stated about it.
-fn image_documents(
-    store: &Store,
-    snapshotter: &Snapshotter,
-    image: &ImageRecord,
-    compression: Option<CompressionOptions>,
-) -> Result<Documents> {
-    let own = manifest(store, snapshotter, &image.id, compression)?;
-    let stated = attestations::manifests(store, &image.attestations, &own.1, AttestationForm::default())?;
+fn image_documents(store: &Store, snapshotter: &Snapshotter, image: &ImageRecord, form: &Form) -> Result<Documents> {
+    let (manifest, mut descriptor) = manifest(store, snapshotter, &image.id, form)?;
+    let stated = attestations::manifests(store, &image.attestations, &descriptor, form.attestations)?;
+    let own = form.annotations(AnnotationTarget::ManifestDescriptor, descriptor.platform.as_ref());
+    descriptor.annotations.extend(own);
     if stated.is_empty() {
-        return Ok(Documents::Image(own));
+        return Ok(Documents::Image((manifest, descriptor)));
     }
-    let manifests: Vec<_> = [own].into_iter().chain(stated).collect();
+    form.check_attested()?;
+    let manifests: Vec<_> = [(manifest, descriptor)].into_iter().chain(stated).collect();
     let index = Raw::new(ImageIndex::new(listed(&manifests)));
     let descriptor = index.descriptor(media_type::INDEX);
     Ok(Documents::Index((index, descriptor), manifests))
@@ -80,36 +73,57 @@ fn listed(manifests: &[Document<ImageManifest>]) -> Vec<Descriptor> {
     manifests.iter().map(|(_, descriptor)| descriptor.clone()).collect()
 }
 
-fn index_documents(
-    store: &Store,
-    snapshotter: &Snapshotter,
-    record: &IndexRecord,
-    compression: Option<CompressionOptions>,
-) -> Result<Documents> {
+fn index_documents(store: &Store, snapshotter: &Snapshotter, record: &IndexRecord, form: &Form) -> Result<Documents> {
     let mut manifests = Vec::with_capacity(record.members.len());
     let mut stated = Vec::new();
     for member in &record.members {
-        let (manifest, mut descriptor) = manifest(store, snapshotter, &member.image, compression)?;
+        let (manifest, mut descriptor) = manifest(store, snapshotter, &member.image, form)?;
         if let Some(image) = store.image(&member.image)? {
-            let form = AttestationForm::default();
-            stated.extend(attestations::manifests(store, &image.attestations, &descriptor, form)?);
+            stated.extend(attestations::manifests(
+                store,
+                &image.attestations,
+                &descriptor,
+                form.attestations,
+            )?);
         }
         descriptor.platform = Some(member.platform.clone());
         descriptor.annotations.clone_from(&member.annotations);
+        let more = form.annotations(AnnotationTarget::ManifestDescriptor, Some(&member.platform));
+        descriptor.annotations.extend(more);
         manifests.push((manifest, descriptor));
+    }
+    if !stated.is_empty() {
+        form.check_attested()?;
     }
     // After all images, as BuildKit lists them.
     manifests.extend(stated);
-    if let Some(own) = &record.manifest
-        && let Some(index) = as_it_came(store, own, &manifests)?
-    {
-        let descriptor = Descriptor::new(&own.media_type, own.digest, own.size);
-        return Ok(Documents::Index((index, descriptor), manifests));
+    let own = match &record.manifest {
+        Some(own) => as_it_came(store, own, &manifests, form)?,
+        None => None,
+    };
+    let mut wanted = match &own {
+        Some(own) => own.value().clone(),
+        None => {
+            let mut index = ImageIndex::new(listed(&manifests));
+            index.media_type = Some(form.dialect.unwrap_or(Dialect::Oci).index().into());
+            index.annotations.clone_from(&record.annotations);
+            index
+        }
+    };
+    wanted
+        .annotations
+        .extend(form.annotations(AnnotationTarget::Index, None));
+    if let Some(dialect) = form.dialect {
+        wanted.media_type = Some(dialect.index().into());
+        dialect.check(&wanted.annotations)?;
     }
-    let mut index = ImageIndex::new(listed(&manifests));
-    index.annotations.clone_from(&record.annotations);
-    let index = Raw::new(index);
-    let descriptor = index.descriptor(media_type::INDEX);
+    let index = match own {
+        Some(own) if *own.value() == wanted => own,
+        _ => Raw::new(wanted),
+    };
+    let kind = index.value().media_type.clone();
+    let mut descriptor = index.descriptor(kind.as_deref().unwrap_or(media_type::INDEX));
+    descriptor.annotations = form.annotations(AnnotationTarget::IndexDescriptor, None);
     Ok(Documents::Index((index, descriptor), manifests))
 }
 
@@ -117,7 +131,8 @@ fn index_documents(
 fn as_it_came(
     store: &Store,
     own: &Descriptor,
-    manifests: &[(Raw<ImageManifest>, Descriptor)],
+    manifests: &[Document<ImageManifest>],
+    form: &Form,
 ) -> Result<Option<Raw<ImageIndex>>> {
     if !store.has_blob(&own.digest)? {
         return Ok(None);
@@ -129,5 +144,7 @@ fn as_it_came(
     })?;
     let listed: BTreeSet<Digest> = index.value().manifests.iter().map(|listed| listed.digest).collect();
     let same = listed == manifests.iter().map(|(_, descriptor)| descriptor.digest).collect();
+    let more = |annotation: &Annotation| annotation.target == AnnotationTarget::ManifestDescriptor;
+    let same = same && !form.annotations.iter().any(more);
     Ok(same.then_some(index))
 }

@@ -41,6 +41,9 @@ pub enum ExportError {
     /// Images for several platforms where there is room for one.
     #[error("image {} is for several platforms, and a docker archive holds one", .0.short())]
     SeveralPlatforms(Digest),
+    /// Something that documents of Docker's types have no place for.
+    #[error("manifests of Docker's schema 2 have no place for {0}")]
+    NotInDocker(&'static str),
     /// A layer's blob could not be read.
     #[error("cannot read blob {digest} of layer {layer}")]
     Blob {
@@ -175,6 +178,7 @@ impl ExportError {
             Self::Snapshot(error) => error.advice(),
             Self::NoLayer(_) => Some("pull, load or build the image again"),
             Self::SeveralPlatforms(_) => Some("choose one with --platform, or write an OCI archive"),
+            Self::NotInDocker(_) => Some("write OCI documents: oci-mediatypes=true, or --format oci"),
             Self::NoTag { .. } => Some("name one behind the directory: `:tag` or `@sha256:…`"),
             Self::NoPlatform { .. } => Some("`--platform` chooses another"),
             Self::NoImageArchive => Some("give an OCI archive, or one made with `docker save`"),

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::compress::{Compression, CompressionOptions, Existing};
+use super::annotations::AnnotationTarget;
 use super::error::{ExportError, Result};
-use super::layer::{diff_id, layer};
+use super::form::{Dialect, Form};
+use super::layer::diff_id;
 use crate::oci::{
     ChainId, Descriptor, DiffId, Digest, History, ImageConfig, ImageManifest, LARGEST_MANIFEST, Raw, Reference,
     Timestamp, media_type,
@@ -184,45 +185,82 @@ fn complete_history(history: &mut Vec<History>, base: usize, layers: usize, crea
 }
 
 /// The manifest of an image, with all its layers as blobs of the store. An image that came with a manifest whose blobs
-/// are all here keeps it, unless another compression is asked for.
+/// are all here keeps it, unless another form is asked for.
 ///
 /// # Errors
-/// [`ExportError::NoLayer`] when a layer's content is not here; errors of the store.
+/// [`ExportError::NoLayer`] when a layer's content is not here; [`ExportError::NotInDocker`]; errors of the store.
 pub fn manifest(
     store: &Store,
     snapshotter: &Snapshotter,
     id: &Digest,
-    compression: Option<CompressionOptions>,
+    form: &Form,
 ) -> Result<(Raw<ImageManifest>, Descriptor)> {
     let record = store.image(id)?.ok_or(ExportError::NoImage(*id))?;
     let config = store.image_config(&record.config)?;
-    let platform = Some(config.value().platform.clone().bare().normalized());
-    if compression.is_none()
-        && let Some(own) = &record.manifest
-        && let Some(manifest) = whole_manifest(store, own)?
-    {
-        let descriptor = Descriptor {
-            platform,
-            ..Descriptor::new(&own.media_type, own.digest, own.size)
-        };
-        return Ok((manifest, descriptor));
+    let platform = config.value().platform.clone().bare().normalized();
+    let own = match &record.manifest {
+        Some(own) => whole_manifest(store, own)?.map(|manifest| (manifest, own)),
+        None => None,
+    };
+    let mut wanted = match &own {
+        Some((own, _)) if form.compression.is_none() => own.value().clone(),
+        _ => {
+            let diffs = config.value().rootfs.diff_ids.iter();
+            let layers: Result<Vec<_>> = diffs.map(|diff| form.layer(store, snapshotter, *diff)).collect();
+            let mut manifest = match &own {
+                Some((own, _)) => own.value().clone(),
+                None => ImageManifest::new(config.descriptor(media_type::CONFIG), Vec::new()),
+            };
+            manifest.layers = kept_descriptors(layers?, own.as_ref().map(|(own, _)| own.value()));
+            manifest
+        }
+    };
+    if own.is_none() || form.dialect.is_some() {
+        speak(&mut wanted, form.dialect.unwrap_or(Dialect::Oci))?;
     }
-    let compression = compression.unwrap_or(CompressionOptions::new(Compression::Gzip).with_existing(Existing::Keep));
-    let layers: Result<Vec<_>> = config
-        .value()
-        .rootfs
-        .diff_ids
-        .iter()
-        .map(|diff| layer(store, snapshotter, *diff, compression))
-        .collect();
-    let mut manifest = ImageManifest::new(config.descriptor(media_type::CONFIG), layers?);
-    manifest.annotations = record.annotations;
-    let manifest = Raw::new(manifest);
+    if own.is_none() {
+        wanted.annotations = record.annotations;
+    }
+    wanted
+        .annotations
+        .extend(form.annotations(AnnotationTarget::Manifest, Some(&platform)));
+    if let Some(dialect) = form.dialect {
+        dialect.check(&wanted.annotations)?;
+    }
+    let (manifest, kind) = match own {
+        Some((own, descriptor)) if *own.value() == wanted => (own, descriptor.media_type.clone()),
+        _ => {
+            let kind = wanted.media_type.clone().unwrap_or_else(|| media_type::MANIFEST.into());
+            (Raw::new(wanted), kind)
+        }
+    };
     let descriptor = Descriptor {
-        platform,
-        ..manifest.descriptor(media_type::MANIFEST)
+        platform: Some(platform),
+        ..manifest.descriptor(&kind)
     };
     Ok((manifest, descriptor))
+}
+
+/// The layers, each as the image's own manifest describes it where that is the same blob: it may say more.
+fn kept_descriptors(layers: Vec<Descriptor>, own: Option<&ImageManifest>) -> Vec<Descriptor> {
+    let same = |layer: &Descriptor| own.and_then(|own| own.layers.iter().find(|own| own.digest == layer.digest));
+    layers
+        .into_iter()
+        .map(|layer| same(&layer).cloned().unwrap_or(layer))
+        .collect()
+}
+
+/// Gives the manifest and what it lists the media types of `dialect`.
+fn speak(manifest: &mut ImageManifest, dialect: Dialect) -> Result<()> {
+    // A manifest whose configuration is none of an image is something else, and stays that.
+    if [media_type::CONFIG, media_type::DOCKER_CONFIG].contains(&manifest.config.media_type.as_str()) {
+        manifest.config.media_type = dialect.config().into();
+    }
+    manifest.media_type = Some(dialect.manifest().into());
+    for layer in &mut manifest.layers {
+        layer.media_type = dialect.layer(&layer.media_type)?;
+    }
+    Ok(())
 }
 
 /// The manifest that an image came with, when all that it names is here.

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::compress::CompressionOptions;
 use super::documents::documents;
 use super::error::{ExportError, Result};
+use super::form::Form;
 use super::image::name_annotations;
 use super::layer::LayerTar;
 use crate::oci::{Descriptor, DiffId, Digest, ImageIndex, Raw, Reference};
@@ -44,8 +44,7 @@ impl NamedImage {
 /// Image specification, "oci-layout file".
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Writes an OCI layout as one tar. Layers are compressed as asked, or, without being asked, as the images came, and
-/// with gzip where they were built here. `epoch` is the time of the archive's entries, in seconds since 1970.
+/// Writes an OCI layout as one tar, in the form that is asked for. `epoch` is the time of the archive's entries, in seconds since 1970.
 ///
 /// # Errors
 /// An image that is not whole in the store; errors of the stream.
@@ -53,13 +52,13 @@ pub fn oci_archive(
     store: &Store,
     snapshotter: &Snapshotter,
     images: &[NamedImage],
-    compression: Option<CompressionOptions>,
+    form: &Form,
     epoch: Option<i64>,
     out: &mut dyn Write,
 ) -> Result<()> {
     let mut target = Archive::new(out, epoch);
     target.directories(&["blobs/", "blobs/sha256/"])?;
-    oci_layout(store, snapshotter, images, compression, &mut target)?;
+    oci_layout(store, snapshotter, images, form, &mut target)?;
     target.finish()
 }
 
@@ -72,7 +71,7 @@ pub fn oci_directory(
     store: &Store,
     snapshotter: &Snapshotter,
     images: &[NamedImage],
-    compression: Option<CompressionOptions>,
+    form: &Form,
     destination: &Path,
 ) -> Result<()> {
     let blobs = destination.join("blobs/sha256");
@@ -82,7 +81,7 @@ pub fn oci_directory(
         source,
     })?;
     let root = destination.to_owned();
-    oci_layout(store, snapshotter, images, compression, &mut Directory { root })
+    oci_layout(store, snapshotter, images, form, &mut Directory { root })
 }
 
 /// Where the files of a layout go.
@@ -98,14 +97,14 @@ fn oci_layout(
     store: &Store,
     snapshotter: &Snapshotter,
     images: &[NamedImage],
-    compression: Option<CompressionOptions>,
+    form: &Form,
     target: &mut dyn Target,
 ) -> Result<()> {
     target.document("oci-layout", OCI_LAYOUT)?;
     let mut written = HashSet::new();
     let mut index = Vec::new();
     for image in images {
-        let documents = documents(store, snapshotter, &image.id, compression)?;
+        let documents = documents(store, snapshotter, &image.id, form)?;
         for (manifest, descriptor) in documents.manifests() {
             let parts = [&manifest.value().config].into_iter().chain(&manifest.value().layers);
             for blob in parts.filter(|blob| written.insert(blob.digest)) {

@@ -4,27 +4,33 @@
 //! archive), docker archive, plain tar, plain directory. What is read is hostile: bounded, verified, and published only
 //! when all of it is good.
 
+mod annotations;
 mod attestations;
 mod cache_mount;
 mod compress;
 mod documents;
 mod error;
+mod form;
 mod hashing;
 mod image;
 mod layer;
 mod layout;
 mod load;
+mod mirror;
 mod tree;
 
+pub use annotations::{Annotation, AnnotationTarget, selected_annotations};
 pub use attestations::LARGEST_PREDICATE;
 pub use cache_mount::{CacheMountAccess, WrittenCacheMount, read_cache_mount, write_cache_mount};
 pub use compress::{Compression, CompressionOptions, Existing, LevelOutOfBounds};
 pub use documents::{Document, Documents, documents};
 pub use error::{ExportError, Result};
+pub use form::{Dialect, Form};
 pub use image::{BuiltImage, Composed, ImageRequest, compose, image, manifest};
 pub use layer::{diff_id, layer};
 pub use layout::{NamedImage, docker_archive, oci_archive, oci_directory};
 pub use load::{Layout, LayoutImage, Loaded, load, load_directory};
+pub use mirror::remove_others;
 pub use tree::{Ownership, tree_archive, tree_directory};
 
 /// Image specification, "Pre-Defined Annotation Keys": a tag in an image layout.

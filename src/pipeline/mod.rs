@@ -4,7 +4,6 @@
 //! `layouts` those that lie on disk, `sources` whatever else is named and lies elsewhere, `remote` a main context that does.
 //! `explain` says afterwards why steps ran.
 
-mod annotations;
 mod attestations;
 mod bases;
 mod calls;
@@ -34,7 +33,10 @@ use crate::cache::{Cache, CacheKey};
 use crate::cancel::Cancel;
 use crate::context::{ContextError, Modes};
 use crate::executor::{Agents, FailedSteps, Resources, SecretSource};
-use crate::export::{self, BuiltImage, ExportError, ImageRequest as ExportRequest};
+use crate::export::{
+    self, Annotation, AnnotationTarget, BuiltImage, ExportError, ImageRequest as ExportRequest,
+    selected_annotations as annotations,
+};
 use crate::graph::VertexId;
 use crate::network::NetworkOnDemand;
 use crate::oci::{Digest, ImageConfig, Platform, Reference};
@@ -47,8 +49,6 @@ pub use crate::solver::CacheMountState;
 use crate::solver::{self, Services, Solution, SolveError, SolveOptions, StepReport, Unshared};
 use crate::store::{Annotations, Member, SnapshotId, Store, StoreError};
 
-use annotations::annotations;
-pub use annotations::{Annotation, AnnotationTarget};
 use attestations::Witness;
 pub use attestations::{AttestationRequest, ProvenanceRequest, Stated};
 use bases::Layouts;

@@ -272,7 +272,8 @@ pub(super) struct Network {
 }
 
 impl Network {
-    fn new(cancel: &Cancel) -> std::io::Result<Self> {
+    /// Threads that do nothing yet; setting `cancel` ends all waiting.
+    pub fn new(cancel: &Cancel) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("registry")

@@ -41,6 +41,11 @@ impl RegistryConfig {
         self.hosts.insert(host.to_owned(), table);
     }
 
+    /// The table of `host`, an empty one where there is none.
+    pub fn table(&self, host: &str) -> HostConfig {
+        self.hosts.get(host).cloned().unwrap_or_default()
+    }
+
     /// Lets each table of `later` take the place of this one's table for the same host.
     pub fn overlay(&mut self, later: RegistryConfig) {
         self.hosts.extend(later.hosts);

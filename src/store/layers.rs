@@ -152,6 +152,21 @@ impl Store {
         })
     }
 
+    /// Whether `layer` is the result of a step that is known, here or in a cache.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn is_made_by_step(&self, layer: DiffId) -> Result<bool> {
+        self.index().read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM diffs JOIN records ON records.snapshot = diffs.snapshot
+                     WHERE diff_id = ?1)",
+                )?
+                .query_row([layer.0.as_bytes()], |row| row.get(0))
+        })
+    }
+
     /// The layer that `snapshot` is under `epoch`, and its uncompressed size in bytes.
     ///
     /// # Errors

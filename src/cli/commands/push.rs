@@ -1,79 +1,167 @@
 //! `builder push`.
 
-use clap::Args;
+use std::path::PathBuf;
 
-use super::output::compression_named;
+use clap::{Args, ValueEnum};
+
+use super::output::{check_dialect, compression};
 use crate::cancel::Cancel;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::progress::{Style, renderer};
 use crate::cli::session::{GlobalOptions, Session};
-use crate::export::{self, CompressionOptions, Documents};
+use crate::export::{self, Dialect, Documents, Form};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::progress::Progress;
 use crate::push;
+use crate::registry::Client;
 
 /// Send an image to a registry, with all of its platforms. The last line of output is the image's name and digest there.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Arguments {
-    /// How new layers are compressed: gzip, zstd or uncompressed.
-    #[arg(long, value_name = "NAME", value_parser = compression_named)]
-    compression: Option<CompressionOptions>,
+    #[command(flatten)]
+    form: FormArguments,
+    /// Write the digest that the image has in the registry to a file.
+    #[arg(long, value_name = "FILE")]
+    digestfile: Option<PathBuf>,
+    /// Send all tags that the store has of this repository.
+    #[arg(short, long, conflicts_with = "target")]
+    all_tags: bool,
     /// Show nothing but the image's name and digest.
     #[arg(short, long)]
     quiet: bool,
     /// Send the image for this platform alone, where there are several.
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
-    /// The image: a name, an id, or the beginning of an id.
+    /// The image: a name, an id, or the beginning of an id; with --all-tags a repository.
     image: String,
     /// Where to, when that is not the image's name.
     target: Option<Reference>,
 }
 
+/// How images are written that leave the store.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct FormArguments {
+    /// How layers are compressed that are not compressed yet: gzip, zstd or uncompressed.
+    #[arg(long, visible_alias = "compression-format", value_name = "NAME")]
+    compression: Option<String>,
+    /// How hard the compression tries: 0 to 9 for gzip, 0 to 22 for zstd.
+    #[arg(long, value_name = "NUMBER")]
+    compression_level: Option<String>,
+    /// Compress layers anew that came compressed in another way.
+    #[arg(long)]
+    force_compression: bool,
+    /// Whose media types the manifest uses: OCI's, or Docker's schema 2 for readers that know no other.
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<ManifestFormat>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum ManifestFormat {
+    Oci,
+    #[value(alias = "docker")]
+    V2s2,
+}
+
+impl FormArguments {
+    /// The form that is asked for.
+    pub(super) fn form(&self) -> Result<Form, Failure> {
+        let refused = |reason: String| Failure::usage(format!("--compression: {reason}"));
+        let (name, level) = (self.compression.as_deref(), self.compression_level.as_deref());
+        let form = Form {
+            compression: compression(name, level, self.force_compression.then_some(true)).map_err(refused)?,
+            dialect: self.format.map(|format| match format {
+                ManifestFormat::Oci => Dialect::Oci,
+                ManifestFormat::V2s2 => Dialect::Docker,
+            }),
+            ..Form::default()
+        };
+        check_dialect(&form).map_err(|reason| Failure::usage(format!("--format: {reason}")))?;
+        Ok(form)
+    }
+}
+
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
+    let form = arguments.form.form()?;
     let session = Session::open(global)?;
     let cancel = cancel_on_signals()?;
     let progress = renderer(if arguments.quiet { Style::Quiet } else { Style::Auto });
     let _in_use = session.store.in_use()?;
-    let image = session.part(&arguments.image, arguments.platform.as_ref())?;
-    let target = match &arguments.target {
-        Some(target) => target.clone(),
+    let targets = match arguments.all_tags {
+        true => all_tags(&session, arguments)?,
+        false => vec![(arguments.image.clone(), target(arguments)?)],
+    };
+    let client = session.client(&cancel);
+    let mut last = None;
+    for (image, target) in &targets {
+        let id = session.part(image, arguments.platform.as_ref())?.id();
+        last = Some(push_image(&session, &client, id, target, &form, &*progress, &cancel)?);
+    }
+    if let (Some(path), Some(pushed)) = (&arguments.digestfile, last) {
+        std::fs::write(path, pushed.digest.to_string())
+            .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// Where one image goes.
+fn target(arguments: &Arguments) -> Result<Reference, Failure> {
+    match &arguments.target {
+        Some(target) => Ok(target.clone()),
         None => arguments.image.parse().map_err(|error| {
             Failure::usage(format!("{error}"))
                 .hint("an image without a name needs one to be pushed to: builder push ID NAME")
-        })?,
-    };
-    push_image(
-        &session,
-        image.id(),
-        &target,
-        arguments.compression,
-        &*progress,
-        &cancel,
-    )?;
-    Ok(())
+        }),
+    }
+}
+
+/// All names of a repository.
+fn all_tags(session: &Session, arguments: &Arguments) -> Result<Vec<(String, Reference)>, Failure> {
+    let wrong = |reason: String| Failure::usage(format!("--all-tags: {reason}"));
+    let repository: Reference = arguments
+        .image
+        .parse()
+        .map_err(|error| wrong(format!("`{}` is no repository: {error}", arguments.image)))?;
+    let tagged = arguments
+        .image
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains([':', '@']));
+    if tagged {
+        return Err(wrong(format!(
+            "name the repository alone, `{}`",
+            repository.familiar_name()
+        )));
+    }
+    let names = session.store.images()?.into_iter().flat_map(|(_, names)| names);
+    let mut names: Vec<Reference> = names.filter(|name| name.name() == repository.name()).collect();
+    names.sort_by_key(Reference::to_string);
+    match names.is_empty() {
+        true => Err(wrong(format!("the store has no image of `{}`", arguments.image))),
+        false => Ok(names.into_iter().map(|name| (name.to_string(), name)).collect()),
+    }
 }
 
 /// Compresses what is not compressed yet, and sends what the registry does not have. What the name leads to there.
 pub(super) fn push_image(
     session: &Session,
+    client: &Client,
     id: Digest,
     target: &Reference,
-    compression: Option<CompressionOptions>,
+    form: &Form,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Descriptor, Failure> {
     let Session { store, snapshotter, .. } = session;
-    let documents = export::documents(store, snapshotter, &id, compression)?;
+    let documents = export::documents(store, snapshotter, &id, form)?;
     let content = match &documents {
         Documents::Image((manifest, _)) => push::Content::Image(manifest),
         Documents::Index((index, _), images) => {
             push::Content::Index(index, images.iter().map(|(manifest, _)| manifest).collect())
         }
     };
-    let pushed = push::push(&session.client(cancel), store, &content, target, progress, cancel)?;
+    let pushed = push::push(client, store, &content, target, progress, cancel)?;
     output::remark(format_args!(
         "pushed {}: {} uploaded, {} mounted, {} already there",
         target.familiar(),

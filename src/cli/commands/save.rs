@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::output::{to_file, to_stdout};
 use crate::cli::failure::Failure;
 use crate::cli::session::{GlobalOptions, Session, default_platform};
-use crate::export::{self, NamedImage};
+use crate::export::{self, Form, NamedImage};
 use crate::oci::Platform;
 use crate::store::StoredImage;
 
@@ -48,11 +48,17 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         .map(|text| named(&session, text, arguments))
         .collect::<Result<Vec<_>, Failure>>()?;
     let write = |out: &mut dyn std::io::Write| match arguments.format {
-        Format::OciArchive => export::oci_archive(store, snapshotter, &images, None, None, out),
+        Format::OciArchive => export::oci_archive(store, snapshotter, &images, &Form::default(), None, out),
         _ => export::docker_archive(store, snapshotter, &images, None, out),
     };
     match (arguments.format, &arguments.output) {
-        (Format::OciDir, Some(path)) => Ok(export::oci_directory(store, snapshotter, &images, None, path)?),
+        (Format::OciDir, Some(path)) => Ok(export::oci_directory(
+            store,
+            snapshotter,
+            &images,
+            &Form::default(),
+            path,
+        )?),
         (Format::OciDir, None) => {
             Err(Failure::usage("a directory cannot go to standard output").hint("name it with -o"))
         }

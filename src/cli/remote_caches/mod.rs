@@ -3,7 +3,6 @@
 //! A type of cache is a variant of [`Place`]: what its keys are ([`Place::read`]), and how it is opened.
 
 mod discreet;
-pub(in crate::cli) mod fields;
 #[cfg(feature = "reapi")]
 mod reapi;
 #[cfg(feature = "s3")]
@@ -14,7 +13,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use self::fields::Fields;
 use super::failure::Failure;
 use super::session::Session;
 #[cfg(any(feature = "s3", feature = "reapi"))]
@@ -28,6 +26,7 @@ use crate::cache::remote::{Reapi, ReapiOptions};
 #[cfg(feature = "s3")]
 use crate::cache::remote::{S3, S3Options};
 use crate::cancel::Cancel;
+use crate::cli::fields::Fields;
 use crate::oci::Reference;
 use crate::registry::Client;
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::fields::Fields;
 use crate::cache::remote::{ReapiIdentity, ReapiOptions, Secret};
+use crate::cli::fields::Fields;
 
 /// Takes the options out of `fields`; `variable` looks into the environment, `file` reads a file.
 pub(super) fn read(

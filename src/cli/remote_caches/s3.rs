@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use url::{Host, Url};
 
-use super::fields::Fields;
 use crate::cache::remote::{S3Credentials, S3Options, S3Style, Secret};
+use crate::cli::fields::Fields;
 
 /// Parts of a blob that are sent at the same time, where nothing is said.
 const PARALLELISM: &str = "4";

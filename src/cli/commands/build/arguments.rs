@@ -102,12 +102,18 @@ pub(in crate::cli) struct Arguments {
     /// those of its own steps.
     #[arg(long, value_name = "CACHE")]
     pub(super) cache_to: Vec<CacheDestination>,
-    /// Where the result goes besides the local store: `type=oci|docker|tar|local,dest=PATH`, or a directory alone.
+    /// Where the result goes besides the local store: `type=oci|docker|tar|local,dest=PATH`, a directory alone,
+    /// `type=registry`, or `type=docker` without a place for a container engine. Several are allowed; docs/outputs.md has
+    /// all keys.
     #[arg(short, long = "output", value_name = "OUTPUT")]
     pub(super) outputs: Vec<Output>,
-    /// Push the image to the registries of its names.
+    /// Push the image to the registries of its names: `--output type=registry`.
     #[arg(long)]
     pub(super) push: bool,
+    /// Give the image to a running Docker or Podman as well: `--output type=docker`. DOCKER_HOST, CONTAINER_HOST and
+    /// docker's contexts say which.
+    #[arg(long)]
+    pub(super) load: bool,
     /// Write the image's id to a file.
     #[arg(long, value_name = "FILE")]
     pub(super) iidfile: Option<PathBuf>,
@@ -172,9 +178,6 @@ pub(super) struct Accepted {
     pub(super) force_rm: bool,
     #[arg(long, hide = true)]
     pub(super) compress: bool,
-    /// Images always go to the local store.
-    #[arg(long, hide = true)]
-    pub(super) load: bool,
 }
 
 /// What `--no-cache` is about.

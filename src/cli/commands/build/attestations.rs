@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Arguments, contexts, revision};
 use crate::attest::{Mode, ProvenanceOptions, ProvenanceVersion};
-use crate::cli::remote_caches::fields::Fields;
+use crate::cli::fields::Fields;
 use crate::graph::without_secrets;
 use crate::pipeline::{AttestationRequest, ProvenanceRequest};
 

@@ -29,7 +29,7 @@ pub(super) use options::extra_host;
 use self::arguments::{NoCacheFlag, OnError};
 use self::dockerfile::DockerfileText;
 use self::failed_step::KeptSteps;
-use super::output::write_outputs;
+use super::output::{Delivered, Delivery, Output};
 use crate::cli::agents::RunningAgents;
 use crate::cli::collection::keep_within_limits;
 use crate::cli::diagnostic::SourceFile;
@@ -42,11 +42,12 @@ use crate::cli::remote_caches;
 use crate::cli::report;
 use crate::cli::secrets::Secrets;
 use crate::cli::session::{GlobalOptions, Session};
+use crate::export::Annotation;
 use crate::history::{Finish, Recorder};
 use crate::network::NetworkOnDemand;
-use crate::oci::{Descriptor, Platform};
+use crate::oci::{Platform, Reference};
 use crate::parser::displayable;
-use crate::pipeline::{self, Annotation, BuildRequest, Built, CacheMountState, Forecast, Shape, Workshop};
+use crate::pipeline::{self, BuildRequest, Built, CacheMountState, Forecast, Shape, Workshop};
 use crate::planner::PlanOptions;
 use crate::progress::Event;
 use crate::solver::Unshared;
@@ -127,7 +128,7 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
         for message in report::warning_lines(&source, &built.warnings) {
             workshop.progress.report(Event::Warning { message });
         }
-        let sent = deliver(&arguments, session, &built, workshop);
+        let sent = deliver(&arguments, session, &request, &built, workshop);
         let unshared = unshared(&built);
         recorder.finish(&match (&sent, &unshared) {
             (Ok(_), Ok(())) => Finish::Done(built.id),
@@ -136,7 +137,7 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
         if arguments.explain {
             recording::explain(&recorder, workshop.store);
         }
-        tell::tell(&arguments, &built, sent?.as_ref())?;
+        tell::tell(&arguments, &built, &sent?)?;
         unshared.map(|()| ExitCode::SUCCESS)
     })
 }
@@ -150,22 +151,42 @@ fn unshared(built: &Built) -> Result<(), Failure> {
     Err(Failure::environment(message).hint("without ignore-error=false this is a warning"))
 }
 
-/// Writes and pushes what was built, where that was asked for; its descriptor there.
+/// Writes, pushes and loads what was built, where that was asked for.
 fn deliver(
     arguments: &Arguments,
     session: &Session,
+    request: &BuildRequest,
     built: &Built,
     workshop: Workshop<'_>,
-) -> Result<Option<Descriptor>, Failure> {
-    let progress = workshop.progress;
-    let mut sent = write_outputs(&arguments.outputs, session, built, &arguments.tags, progress)?;
-    if arguments.push {
-        for name in &arguments.tags {
-            let pushed = super::push::push_image(session, built.id, name, None, progress, workshop.cancel)?;
-            sent = Some(pushed);
+) -> Result<Delivered, Failure> {
+    let contexts: Vec<PathBuf> = request.contexts.values().cloned().collect();
+    let delivery = Delivery {
+        session,
+        built,
+        tags: &arguments.tags,
+        contexts: &contexts,
+        progress: workshop.progress,
+        cancel: workshop.cancel,
+    };
+    delivery.run(&outputs(arguments))
+}
+
+/// All places that the result goes to.
+fn outputs(arguments: &Arguments) -> Vec<Output> {
+    let push = arguments.push.then(Output::registry);
+    let load = arguments.load.then(Output::engine);
+    arguments.outputs.iter().cloned().chain(push).chain(load).collect()
+}
+
+/// The names that the image has in the store: its own, and those of outputs.
+fn names(arguments: &Arguments) -> Vec<Reference> {
+    let mut names = arguments.tags.clone();
+    for name in arguments.outputs.iter().flat_map(Output::names_in_store) {
+        if !names.contains(name) {
+            names.push(name.clone());
         }
     }
-    Ok(sent)
+    names
 }
 
 /// Hands what a build with these arguments would do to `tell`, together with the Dockerfile.
@@ -278,6 +299,12 @@ impl Asked {
         let platforms = platforms::platforms(arguments)?;
         let shape = platforms::shape(&platforms, &plan.build_args)?;
         let annotations = platforms::annotations(&arguments.annotations, &platforms, shape)?;
+        for output in outputs(arguments) {
+            output
+                .check(&arguments.tags)
+                .map_err(|reason| Failure::usage(format!("--output: {reason}")))?;
+            platforms::check_annotations("--output", output.annotations(), &platforms, shape)?;
+        }
         Ok(Asked {
             dockerfile,
             plan,
@@ -320,7 +347,7 @@ impl Asked {
             shape: self.shape,
             annotations: self.annotations,
             pull: arguments.pull.into(),
-            names: arguments.tags.clone(),
+            names: names(arguments),
             jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),
             variables: contexts::variables(),
             cache_mounts: match arguments.no_cache {

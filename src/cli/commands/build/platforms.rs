@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::Arguments;
 use crate::cli::failure::Failure;
 use crate::cli::session::default_platform;
+use crate::export::{Annotation, AnnotationTarget};
 use crate::oci::Platform;
-use crate::pipeline::{Annotation, AnnotationTarget, Shape};
+use crate::pipeline::Shape;
 
 /// The build argument that decides whether an index is made.
 const MULTI_PLATFORM: &str = "BUILDKIT_MULTI_PLATFORM";
@@ -55,14 +56,25 @@ pub(super) fn annotations(values: &[String], platforms: &[Platform], shape: Shap
                 .hint("write key=value, index:key=value or manifest[linux/arm64]:key=value")
         })?);
     }
-    for annotation in &annotations {
+    check_annotations("--annotation", &annotations, platforms, shape)?;
+    Ok(annotations)
+}
+
+/// Refuses annotations of documents that the build does not make; `flag` asks for them.
+pub(super) fn check_annotations(
+    flag: &str,
+    annotations: &[Annotation],
+    platforms: &[Platform],
+    shape: Shape,
+) -> Result<(), Failure> {
+    for annotation in annotations {
         let of_index = matches!(
             annotation.target,
             AnnotationTarget::Index | AnnotationTarget::IndexDescriptor
         );
         if of_index && shape == Shape::Image {
             let message = format!(
-                "--annotation: `{}` is for an index, and an image for one platform has none",
+                "{flag}: `{}` is for an index, and an image for one platform has none",
                 annotation.key
             );
             return Err(Failure::usage(message)
@@ -72,15 +84,12 @@ pub(super) fn annotations(values: &[String], platforms: &[Platform], shape: Shap
             let host = [Platform::host()];
             let built = if platforms.is_empty() { &host[..] } else { platforms };
             if !built.contains(platform) {
-                let message = format!(
-                    "--annotation: `{}` is for {platform}, which is not built",
-                    annotation.key
-                );
+                let message = format!("{flag}: `{}` is for {platform}, which is not built", annotation.key);
                 return Err(Failure::usage(message));
             }
         }
     }
-    Ok(annotations)
+    Ok(())
 }
 
 /// `[type[platform],…:]key=value`.

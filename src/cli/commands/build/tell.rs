@@ -5,18 +5,18 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::Arguments;
+use crate::cli::commands::output::Delivered;
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::oci::{Descriptor, Reference};
+use crate::oci::Reference;
 use crate::pipeline::{Built, Shape};
 
-/// `sent` is the descriptor under which the result was written or pushed, where it was.
-pub(super) fn tell(arguments: &Arguments, built: &Built, sent: Option<&Descriptor>) -> Result<(), Failure> {
+pub(super) fn tell(arguments: &Arguments, built: &Built, delivered: &Delivered) -> Result<(), Failure> {
     if let Some(path) = &arguments.iidfile {
         write_file(path, built.id.to_string().as_bytes())?;
     }
     if let Some(path) = &arguments.metadata_file {
-        let metadata = Value::Object(metadata(arguments, built, sent));
+        let metadata = Value::Object(metadata(arguments, built, delivered));
         write_file(path, format!("{metadata:#}\n").as_bytes())?;
     }
     if arguments.quiet {
@@ -40,12 +40,12 @@ pub(super) fn tell(arguments: &Arguments, built: &Built, sent: Option<&Descripto
 }
 
 /// In the words of buildx. What was not compressed has no manifest yet, and so no digest of one.
-fn metadata(arguments: &Arguments, built: &Built, sent: Option<&Descriptor>) -> Map<String, Value> {
+fn metadata(arguments: &Arguments, built: &Built, delivered: &Delivered) -> Map<String, Value> {
     let mut metadata = Map::new();
     if let (Shape::Image, [only]) = (built.shape, built.images.as_slice()) {
         metadata.insert("containerimage.config.digest".into(), json!(only.image.config_digest));
     }
-    if let Some(descriptor) = sent {
+    if let Some(descriptor) = &delivered.descriptor {
         metadata.insert("containerimage.descriptor".into(), json!(descriptor));
         metadata.insert("containerimage.digest".into(), json!(descriptor.digest));
     }

@@ -3,7 +3,7 @@
 
 /// The pairs of one argument. Each is taken out by who knows its key; what is left over is a mistake.
 #[derive(Debug)]
-pub(in crate::cli) struct Fields {
+pub(super) struct Fields {
     pairs: Vec<(String, String)>,
     /// The keys that were asked for.
     known: Vec<&'static str>,
@@ -13,7 +13,7 @@ impl Fields {
     /// Reads an argument. Keys count without regard to case.
     pub fn read(text: &str) -> Result<Self, String> {
         let pair = |(index, field): (usize, String)| match field.split_once('=') {
-            Some((key, value)) => Ok((key.to_ascii_lowercase(), value.to_owned())),
+            Some((key, value)) => Ok((key.trim().to_owned(), value.to_owned())),
             None => Err(format!("field {} has no value: write key=value", index + 1)),
         };
         Ok(Self {
@@ -35,9 +35,25 @@ impl Fields {
     pub fn take_all(&mut self, key: &'static str) -> Vec<String> {
         self.known.push(key);
         let pairs = std::mem::take(&mut self.pairs).into_iter();
-        let (taken, rest): (Vec<_>, Vec<_>) = pairs.partition(|(own, _)| own == key);
+        let (taken, rest): (Vec<_>, Vec<_>) = pairs.partition(|(own, _)| own.eq_ignore_ascii_case(key));
         self.pairs = rest;
         taken.into_iter().map(|(_, value)| value).collect()
+    }
+
+    /// All pairs whose key begins with `prefix`, in their order; what follows it is as it was written.
+    pub fn take_prefixed(&mut self, prefix: &'static str) -> Vec<(String, String)> {
+        self.known.push(prefix);
+        let begins = |key: &str| {
+            key.get(..prefix.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        let pairs = std::mem::take(&mut self.pairs).into_iter();
+        let (taken, rest): (Vec<_>, Vec<_>) = pairs.partition(|(own, _)| begins(own));
+        self.pairs = rest;
+        taken
+            .into_iter()
+            .map(|(key, value)| (key[prefix.len()..].to_owned(), value))
+            .collect()
     }
 
     /// The value of `key`, which must be there and say something; `example` shows what.

@@ -31,7 +31,7 @@ pub struct Annotation {
 
 /// What the documents of kind `target` get, or that for `platform`. Those that name the platform come before those that
 /// name none.
-pub(super) fn annotations(list: &[Annotation], target: AnnotationTarget, platform: Option<&Platform>) -> Annotations {
+pub fn selected_annotations(list: &[Annotation], target: AnnotationTarget, platform: Option<&Platform>) -> Annotations {
     let pairs = |named: bool| {
         let fits = move |annotation: &&Annotation| {
             let own = annotation.platform.as_ref();
@@ -60,10 +60,11 @@ mod tests {
             annotation(AnnotationTarget::Manifest, None, "all"),
             annotation(AnnotationTarget::Index, None, "index"),
         ];
-        let of = |target, platform: &str| annotations(&list, target, Some(&platform.parse().unwrap()))["k"].clone();
+        let of =
+            |target, platform: &str| selected_annotations(&list, target, Some(&platform.parse().unwrap()))["k"].clone();
         assert_eq!(of(AnnotationTarget::Manifest, "linux/arm64/v8"), "arm");
         assert_eq!(of(AnnotationTarget::Manifest, "linux/amd64"), "all");
-        assert_eq!(annotations(&list, AnnotationTarget::Index, None)["k"], "index");
-        assert!(annotations(&list, AnnotationTarget::IndexDescriptor, None).is_empty());
+        assert_eq!(selected_annotations(&list, AnnotationTarget::Index, None)["k"], "index");
+        assert!(selected_annotations(&list, AnnotationTarget::IndexDescriptor, None).is_empty());
     }
 }
