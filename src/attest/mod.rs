@@ -7,6 +7,7 @@
 
 mod provenance;
 mod purl;
+pub mod sbom;
 
 pub use provenance::{BuildFacts, ConfigSource, Mode, ProvenanceOptions, ProvenanceVersion, SourceFile, provenance};
 pub use purl::image_purl;

@@ -20,6 +20,7 @@ pub(super) fn build_failure(source: &SourceFile<'_>, error: BuildError) -> Failu
         BuildError::Parse(diagnostics) => syntax_failure(source, &diagnostics),
         BuildError::Plan(errors) => plan_failure(source, &errors),
         BuildError::Context(error) => error.into(),
+        BuildError::Base(error) => error.into(),
         BuildError::Export(error) => error.into(),
         BuildError::Store(error) => error.into(),
         BuildError::Solve(error) => solve_failure(source, error),

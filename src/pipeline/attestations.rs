@@ -4,18 +4,24 @@ use std::collections::BTreeMap;
 
 use super::platforms::Plans;
 use super::{BuildError, BuildRequest, Workshop, now};
+use crate::attest::sbom::{self, LayerFiles};
 use crate::attest::{BuildFacts, ConfigSource, ProvenanceOptions, SourceFile, image_purl, provenance};
-use crate::export::Composed;
-use crate::graph::{NetworkMode, Remote, Source, VertexId};
-use crate::oci::{Descriptor, Digest, Platform, Timestamp, media_type};
+use crate::export::{Composed, ExportError, LARGEST_PREDICATE};
+use crate::graph::{NetworkMode, Op, Remote, Source, VertexId};
+use crate::oci::attestation::SPDX;
+use crate::oci::{ChainId, Descriptor, Digest, Platform, Reference, Timestamp, media_type};
 use crate::planner::{ImageName, MainContext, NamedContext, NoCache, PlanOptions};
-use crate::store::{Attestation, Predicate, StoreError};
+use crate::progress::Event;
+use crate::snapshot::Rootfs;
+use crate::store::{Attestation, Kinship, Predicate, SnapshotId, SnapshotRecord, StoreError};
 
 /// What is to be stated; nothing by default.
 #[derive(Clone, Debug, Default)]
 pub struct AttestationRequest {
     /// `--provenance`.
     pub provenance: Option<ProvenanceRequest>,
+    /// `--sbom`.
+    pub sbom: Option<SbomRequest>,
     /// The address of a main context that was fetched, as the user wrote it.
     pub address: Option<String>,
     /// What the Dockerfile is called, from the context's root.
@@ -27,7 +33,7 @@ pub struct AttestationRequest {
 impl AttestationRequest {
     /// Whether nothing is to be stated.
     pub fn is_empty(&self) -> bool {
-        self.provenance.is_none()
+        self.provenance.is_none() && self.sbom.is_none()
     }
 }
 
@@ -36,6 +42,13 @@ impl AttestationRequest {
 pub struct ProvenanceRequest {
     /// What it is to say.
     pub options: ProvenanceOptions,
+    /// What it is called beside exported files; `None` where it goes with images only.
+    pub file: Option<String>,
+}
+
+/// `--sbom`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SbomRequest {
     /// What it is called beside exported files; `None` where it goes with images only.
     pub file: Option<String>,
 }
@@ -61,8 +74,11 @@ pub(super) struct Witness<'a> {
 pub(super) struct Subject<'a> {
     pub(super) plans: &'a Plans,
     pub(super) result: Option<VertexId>,
+    pub(super) snapshot: Option<SnapshotId>,
     pub(super) platform: &'a Platform,
     pub(super) epoch: Option<i64>,
+    /// Seconds since 1970.
+    pub(super) created: i64,
     pub(super) composed: &'a Composed,
 }
 
@@ -81,6 +97,9 @@ impl<'a> Witness<'a> {
     pub(super) fn state(&self, subject: &Subject<'_>) -> Result<Vec<Stated>, BuildError> {
         let asked = &self.request.attestations;
         let mut stated = Vec::new();
+        if let Some(wanted) = &asked.sbom {
+            stated.push(self.sbom(wanted, subject)?);
+        }
         if let Some(wanted) = &asked.provenance {
             stated.push(self.provenance(wanted, subject)?);
         }
@@ -111,6 +130,96 @@ impl<'a> Witness<'a> {
         self.predicate(kind, &content, wanted.file.clone(), subject)
     }
 
+    /// What is in the image.
+    fn sbom(&self, wanted: &SbomRequest, subject: &Subject<'_>) -> Result<Stated, BuildError> {
+        let Workshop {
+            snapshotter, progress, ..
+        } = self.workshop;
+        let snapshot = self.files_of(subject)?;
+        let view = snapshotter.view(snapshot).map_err(ExportError::from)?;
+        let layers = self.layer_files(snapshot, subject)?;
+        let inventory = sbom::scan(&view, &layers);
+        for warning in &inventory.warnings {
+            let message = format!("the SBOM for {} is not whole: {warning}", subject.platform);
+            progress.report(Event::Warning { message });
+        }
+        let purls = self.names(subject);
+        let document = sbom::document(
+            &inventory,
+            &sbom::Subject {
+                name: self
+                    .request
+                    .names
+                    .first()
+                    .map_or_else(|| subject.platform.to_string(), Reference::familiar),
+                purls,
+                created: Timestamp::from_unix(subject.created),
+            },
+        );
+        if document.len() as u64 > LARGEST_PREDICATE {
+            let message = format!(
+                "the SBOM for {} has {} bytes; not every reader takes that much",
+                subject.platform,
+                document.len()
+            );
+            progress.report(Event::Warning { message });
+        }
+        Ok(self.predicate(SPDX, &document, wanted.file.clone(), subject)?)
+    }
+
+    /// The image's files. An image that adds nothing to its base may not have been unpacked.
+    fn files_of(&self, subject: &Subject<'_>) -> Result<Option<SnapshotId>, BuildError> {
+        let Workshop {
+            store,
+            puller,
+            snapshotter,
+            progress,
+            cancel,
+            ..
+        } = self.workshop;
+        if subject.snapshot.is_some() {
+            return Ok(subject.snapshot);
+        }
+        let Some(chain) = ChainId::of(&subject.composed.config.value().rootfs.diff_ids) else {
+            return Ok(None);
+        };
+        if let Some(snapshot) = store.snapshot_of_chain(chain)? {
+            return Ok(Some(snapshot));
+        }
+        match subject.result.map(|result| &subject.plans.graph[result].op) {
+            Some(Op::Source(Source::Image(image))) => Ok(puller.ensure_layers(snapshotter, image, progress, cancel)?),
+            _ => Ok(None),
+        }
+    }
+
+    /// What each layer changed, where it is unpacked.
+    fn layer_files(&self, snapshot: Option<SnapshotId>, subject: &Subject<'_>) -> Result<Vec<LayerFiles>, StoreError> {
+        let Some(snapshot) = snapshot else {
+            return Ok(Vec::new());
+        };
+        let mut layers: Vec<Vec<SnapshotRecord>> = Vec::new();
+        for record in self.workshop.store.ancestry(snapshot)? {
+            match (record.kinship, layers.last_mut()) {
+                (Kinship::Joined, Some(own)) => own.push(record),
+                _ => layers.push(vec![record]),
+            }
+        }
+        let diffs = &subject.composed.config.value().rootfs.diff_ids;
+        let files = diffs.iter().zip(&layers).map(|(layer, records)| LayerFiles {
+            layer: *layer,
+            directories: records
+                .iter()
+                .filter_map(|record| Rootfs::open_host_directory(&record.fs).ok())
+                .collect(),
+        });
+        Ok(files.collect())
+    }
+
+    fn names(&self, subject: &Subject<'_>) -> Vec<String> {
+        let names = self.request.names.iter();
+        names.map(|name| image_purl(name, subject.platform)).collect()
+    }
+
     /// Keeps a predicate in the store.
     fn predicate(
         &self,
@@ -119,14 +228,13 @@ impl<'a> Witness<'a> {
         file: Option<String>,
         subject: &Subject<'_>,
     ) -> Result<Stated, StoreError> {
-        let names = self.request.names.iter();
         Ok(Stated {
             file,
             predicate: Predicate {
                 kind: kind.to_owned(),
                 content: self.workshop.store.write_blob(content)?,
                 size: content.len() as u64,
-                subjects: names.map(|name| image_purl(name, subject.platform)).collect(),
+                subjects: self.names(subject),
             },
         })
     }

@@ -43,14 +43,14 @@ use crate::oci::{Digest, ImageConfig, Platform, Reference};
 use crate::parser::Diagnostic;
 use crate::planner::{PlanErrors, PlanOptions, Warning};
 use crate::progress::Progress;
-use crate::pull::{PullPolicy, Puller};
+use crate::pull::{PullError, PullPolicy, Puller};
 use crate::snapshot::Snapshotter;
 pub use crate::solver::CacheMountState;
 use crate::solver::{self, Services, Solution, SolveError, SolveOptions, StepReport, Unshared};
 use crate::store::{Annotations, Member, SnapshotId, Store, StoreError};
 
 use attestations::Witness;
-pub use attestations::{AttestationRequest, ProvenanceRequest, Stated};
+pub use attestations::{AttestationRequest, ProvenanceRequest, SbomRequest, Stated};
 use bases::Layouts;
 use platforms::{PlannedImage, Plans};
 
@@ -176,6 +176,9 @@ pub enum BuildError {
     /// The result cannot be made into an image.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// The base image cannot be fetched, whose packages were asked for.
+    #[error(transparent)]
+    Base(#[from] PullError),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -315,8 +318,10 @@ fn make_image(
     let stated = witness.state(&attestations::Subject {
         plans,
         result,
+        snapshot: solution.snapshot,
         platform: &platform,
         epoch,
+        created,
         composed: &composed,
     })?;
     Ok(PlatformImage {

@@ -34,6 +34,7 @@ mod keep_caches;
 mod limit_steps;
 mod link_copies;
 mod load_into_engines;
+mod list_packages;
 mod make_mistakes;
 mod mount_things;
 mod move_images;

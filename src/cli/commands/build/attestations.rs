@@ -1,4 +1,4 @@
-//! `--provenance` and its kin: what is to be stated of the image.
+//! `--provenance`, `--sbom` and `--attest`: what is to be stated of the image.
 
 use std::path::{Component, Path};
 use std::str::FromStr;
@@ -9,10 +9,12 @@ use super::{Arguments, contexts, revision};
 use crate::attest::{Mode, ProvenanceOptions, ProvenanceVersion};
 use crate::cli::fields::Fields;
 use crate::graph::without_secrets;
-use crate::pipeline::{AttestationRequest, ProvenanceRequest};
+use crate::pipeline::{AttestationRequest, ProvenanceRequest, SbomRequest};
 
 /// What the file is called that provenance is written to.
 const PROVENANCE_FILE: &str = "provenance.json";
+/// What the file is called that an SBOM is written to.
+const SBOM_FILE: &str = "sbom.spdx.json";
 
 /// What is to be stated of the image, in files or in an index beside it.
 #[derive(Debug, Args)]
@@ -22,7 +24,12 @@ pub(super) struct AttestationArguments {
     /// `max` by default, which tells build arguments and the Dockerfile.
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     provenance: Option<Provenance>,
-    /// State something of the image: `type=provenance` with the keys of --provenance; `disabled=true` for not to.
+    /// State which packages are in the image (an SPDX document): what package databases, installed packages and lock files
+    /// in it say.
+    #[arg(long, value_name = "OPTIONS", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    sbom: Option<Sbom>,
+    /// State something of the image: `type=provenance` or `type=sbom` with the keys of --provenance and --sbom;
+    /// `disabled=true` for not to.
     #[arg(long = "attest", value_name = "TYPE")]
     attest: Vec<Attest>,
 }
@@ -31,10 +38,15 @@ pub(super) struct AttestationArguments {
 #[derive(Clone, Debug)]
 struct Provenance(Option<ProvenanceRequest>);
 
+/// `--sbom`; `None` for not to state it.
+#[derive(Clone, Debug)]
+struct Sbom(Option<SbomRequest>);
+
 /// `--attest`.
 #[derive(Clone, Debug)]
 enum Attest {
     Provenance(Provenance),
+    Sbom(Sbom),
 }
 
 impl FromStr for Provenance {
@@ -77,6 +89,34 @@ impl Provenance {
     }
 }
 
+impl FromStr for Sbom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "true" | "1" | "" => Self::read(Fields::read("disabled=false")?),
+            "false" | "0" => Ok(Self(None)),
+            fields => Self::read(Fields::read(fields)?),
+        }
+    }
+}
+
+impl Sbom {
+    fn read(mut fields: Fields) -> Result<Self, String> {
+        let disabled = fields.take_bool("disabled")?.unwrap_or_default();
+        if let Some(generator) = fields.take("generator") {
+            return Err(format!(
+                "generator={generator}: SBOMs are made by the builder itself, without an image; leave the key out"
+            ));
+        }
+        let inline_only = fields.take_bool("inline-only")?.unwrap_or_default();
+        let file = file_name(fields.take("filename"), SBOM_FILE)?;
+        fields.finish()?;
+        let file = (!inline_only).then_some(file);
+        Ok(Self((!disabled).then_some(SbomRequest { file })))
+    }
+}
+
 /// One name, which stays in the directory that it is written to.
 fn file_name(name: Option<String>, default: &str) -> Result<String, String> {
     let Some(name) = name.filter(|name| !name.is_empty()) else {
@@ -94,9 +134,10 @@ impl FromStr for Attest {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut fields = Fields::read(text)?;
-        match fields.need("type", "provenance")?.as_str() {
+        match fields.need("type", "sbom")?.as_str() {
             "provenance" => Provenance::read(fields).map(Self::Provenance),
-            other => Err(format!("type={other}: it is provenance")),
+            "sbom" => Sbom::read(fields).map(Self::Sbom),
+            other => Err(format!("type={other}: it is sbom or provenance")),
         }
     }
 }
@@ -105,14 +146,19 @@ impl FromStr for Attest {
 pub(super) fn request(arguments: &Arguments, dockerfile: &str) -> AttestationRequest {
     let own = &arguments.attestations;
     let mut provenance = own.provenance.clone().and_then(|own| own.0);
-    for Attest::Provenance(Provenance(wanted)) in &own.attest {
-        provenance.clone_from(wanted);
+    let mut sbom = own.sbom.clone().and_then(|own| own.0);
+    for attest in &own.attest {
+        match attest {
+            Attest::Provenance(Provenance(wanted)) => provenance.clone_from(wanted),
+            Attest::Sbom(Sbom(wanted)) => sbom.clone_from(wanted),
+        }
     }
     let mut request = AttestationRequest {
         provenance,
+        sbom,
         ..AttestationRequest::default()
     };
-    if request.is_empty() {
+    if request.provenance.is_none() {
         return request;
     }
     request.dockerfile = shown_path(arguments, dockerfile);
@@ -179,5 +225,7 @@ mod tests {
         assert!("type=provenance,mode=min".parse::<Attest>().is_ok());
         assert!("mode=min".parse::<Attest>().is_err());
         assert!("type=nothing".parse::<Attest>().is_err());
+        assert!("true".parse::<Sbom>().unwrap().0.is_some() && "false".parse::<Sbom>().unwrap().0.is_none());
+        assert!("type=sbom,generator=image".parse::<Attest>().is_err());
     }
 }
