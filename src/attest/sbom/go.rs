@@ -54,7 +54,7 @@ fn texts(elf: &Elf, info: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
             (version.to_vec(), list.to_vec())
         }
     };
-    let bare = match list.len() >= 2 * SENTINEL + 1 && list[list.len() - SENTINEL - 1] == b'\n' {
+    let bare = match list.len() > 2 * SENTINEL && list[list.len() - SENTINEL - 1] == b'\n' {
         true => list[SENTINEL..list.len() - SENTINEL].to_vec(),
         false => Vec::new(),
     };
