@@ -13,7 +13,9 @@ pub mod progress;
 pub mod cgroup;
 pub mod context;
 pub mod graph;
+pub mod lockfile;
 pub mod network;
+pub mod policy;
 pub mod registry;
 pub mod store;
 

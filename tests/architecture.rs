@@ -19,7 +19,9 @@ use source::Source;
 /// The floors, lowest first. A module imports from floors below its own.
 const FLOORS: [&[&str]; 7] = [
     &["oci", "parser", "progress", "cancel"],
-    &["graph", "store", "context", "registry", "network", "cgroup"],
+    &[
+        "graph", "store", "context", "registry", "network", "cgroup", "policy", "lockfile",
+    ],
     &["snapshot", "planner", "cache", "push", "history"],
     &["executor", "export", "pull", "source", "attest"],
     &["solver", "run"],
@@ -60,7 +62,7 @@ const ONLY_FOR: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Modules that work on values alone: no disk, no process, no network.
-const WITHOUT_DISK: &[&str] = &["oci", "parser", "progress", "graph", "planner"];
+const WITHOUT_DISK: &[&str] = &["oci", "parser", "progress", "graph", "planner", "policy", "lockfile"];
 const DISK: &[&str] = &[
     "std::fs",
     "std::process",

@@ -13,6 +13,7 @@ use super::collection::Collection;
 use super::failure::Failure;
 use super::isolation::Way;
 use super::limits::Size;
+use super::sources::PolicyConfig;
 use crate::cache::remote::MountLimits;
 use crate::context::Modes;
 use crate::registry::RegistryConfig;
@@ -37,6 +38,9 @@ pub(super) struct Config {
     /// `[cache-mounts]`.
     #[serde(default, rename = "cache-mounts")]
     pub cache_mounts: CacheMountConfig,
+    /// `[policy]`: what sources builds, pulls and runs may use.
+    #[serde(default)]
+    pub policy: PolicyConfig,
     /// `[registry."docker.io"]` and its kin.
     #[serde(default)]
     pub registry: RegistryConfig,
@@ -133,6 +137,7 @@ impl Config {
                 max_size: own.cache_mounts.max_size.or(config.cache_mounts.max_size),
                 max_entries: own.cache_mounts.max_entries.or(config.cache_mounts.max_entries),
             };
+            config.policy = config.policy.and(own.policy);
             config.registry.overlay(own.registry);
         }
         Ok(config)
@@ -151,8 +156,9 @@ impl Config {
             )));
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        toml::from_str(&text)
-            .map(Some)
-            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+        let read = toml::from_str(&text);
+        let mut config: Config = read.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        config.policy = config.policy.within(path.parent().unwrap_or(Path::new("")));
+        Ok(Some(config))
     }
 }

@@ -12,6 +12,7 @@ use crate::executor::networking::NetworkingError;
 use crate::executor::sandbox::rootless::RootlessError;
 use crate::executor::{ExecError, FileError};
 use crate::export::ExportError;
+use crate::pipeline::AdmissionError;
 use crate::pull::PullError;
 use crate::push::PushError;
 use crate::snapshot::SnapshotError;
@@ -200,6 +201,12 @@ impl From<SnapshotError> for Failure {
 impl From<ContextError> for Failure {
     fn from(error: ContextError) -> Self {
         Failure::of(Fault::Usage, &error).hinted(error.advice())
+    }
+}
+
+impl From<AdmissionError> for Failure {
+    fn from(error: AdmissionError) -> Self {
+        Failure::of(Fault::Build, &error).hinted(error.hint())
     }
 }
 

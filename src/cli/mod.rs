@@ -27,6 +27,7 @@ mod report;
 mod runtime;
 mod secrets;
 mod session;
+mod sources;
 mod template;
 
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ use super::failure::{Failure, Fault, fault_of_pull, fault_of_source, fault_of_st
 use super::progress::printable;
 use crate::executor::ExecError;
 use crate::parser::{Diagnostic, MAX_ERRORS, line_of};
-use crate::pipeline::{BuildError, CallError};
+use crate::pipeline::{AdmissionError, BuildError, CallError, cause_of};
 use crate::planner::{PlanError, PlanErrors, Problem, Warning};
 use crate::pull::PullError;
 use crate::solver::{SolveError, StepError};
@@ -21,10 +21,27 @@ pub(super) fn build_failure(source: &SourceFile<'_>, error: BuildError) -> Failu
         BuildError::Plan(errors) => plan_failure(source, &errors),
         BuildError::Context(error) => error.into(),
         BuildError::Base(error) => error.into(),
+        BuildError::Admission { lines, error } => admission_failure(source, lines, &error),
         BuildError::Export(error) => error.into(),
         BuildError::Store(error) => error.into(),
         BuildError::Solve(error) => solve_failure(source, error),
     }
+}
+
+/// A directory that may not be read.
+fn admission_failure(source: &SourceFile<'_>, lines: Option<(usize, usize)>, error: &AdmissionError) -> Failure {
+    let (title, notes) = title_and_notes(&with_causes(error));
+    let hint = error.hint();
+    let remark = Remark {
+        grade: Grade::Error,
+        title,
+        span: lines.map(|lines| span_of_lines(source.text, lines)),
+        label: None,
+        notes,
+        hint: hint.as_deref(),
+        fix: None,
+    };
+    Failure::rendered(Fault::Build, draw(source, &remark))
 }
 
 fn solve_failure(source: &SourceFile<'_>, error: SolveError) -> Failure {
@@ -105,22 +122,19 @@ fn plan_failure(source: &SourceFile<'_>, errors: &PlanErrors) -> Failure {
 
 fn fault_of_problem(problem: &Problem) -> Fault {
     match problem {
-        Problem::BaseImage { source, .. } => source.downcast_ref::<PullError>().map_or(Fault::Build, fault_of_pull),
-        Problem::Remote { source } | Problem::EpochSource { source, .. } => source
-            .downcast_ref::<SourceError>()
-            .map_or(Fault::Build, fault_of_source),
+        Problem::BaseImage { source, .. } => cause_of::<PullError>(&**source).map_or(Fault::Build, fault_of_pull),
+        Problem::Remote { source } | Problem::EpochSource { source, .. } => {
+            cause_of::<SourceError>(&**source).map_or(Fault::Build, fault_of_source)
+        }
         _ => Fault::Build,
     }
 }
 
 fn plan_error(source: &SourceFile<'_>, error: &PlanError) -> String {
     let hint = error.hint().or_else(|| match &error.problem {
-        Problem::BaseImage { source, .. } => source
-            .downcast_ref::<PullError>()
-            .and_then(|error| error.hint().map(Into::into)),
-        Problem::Remote { source } | Problem::EpochSource { source, .. } => source
-            .downcast_ref::<SourceError>()
-            .and_then(|error| error.hint().map(Into::into)),
+        Problem::BaseImage { source, .. } | Problem::Remote { source } | Problem::EpochSource { source, .. } => {
+            hint_of_source(&**source)
+        }
         _ => None,
     });
     let (title, notes) = title_and_notes(&with_causes(&error.problem));
@@ -134,6 +148,15 @@ fn plan_error(source: &SourceFile<'_>, error: &PlanError) -> String {
         fix: None,
     };
     draw(source, &remark)
+}
+
+/// What to do about a source that cannot be had.
+fn hint_of_source(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error) = cause_of::<AdmissionError>(error) {
+        return error.hint();
+    }
+    let pull = cause_of::<PullError>(error).and_then(|error| error.hint().map(Into::into));
+    pull.or_else(|| cause_of::<SourceError>(error).and_then(|error| error.hint().map(Into::into)))
 }
 
 /// The first line of a message, and the others.

@@ -62,6 +62,14 @@ impl Reference {
         }
     }
 
+    /// The same reference, pinned to `digest`, with its tag.
+    pub fn pinned(&self, digest: Digest) -> Reference {
+        Reference {
+            digest: Some(digest),
+            ..self.clone()
+        }
+    }
+
     /// The same repository, with `tag` and without a digest; `None` where that is no tag.
     pub fn with_tag(&self, tag: &str) -> Option<Reference> {
         is_tag(tag).then(|| Reference {

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use super::admission::{Admission, Door, Pins};
 use super::dockerfile::read;
 use super::layouts;
 use crate::context::{ContextError, IgnoreRules, ignore_rules};
@@ -26,6 +27,10 @@ pub struct CallRequest {
     pub context: Option<PathBuf>,
     /// What the plan needs to know.
     pub plan: PlanOptions,
+    /// What sources must pass.
+    pub admission: Admission,
+    /// What pins base images.
+    pub pins: Pins,
 }
 
 /// What the build checks found.
@@ -92,7 +97,9 @@ pub fn check(request: &CallRequest, looker: &Looker) -> Result<Checked, ContextE
         ignored: ignored(request)?,
         ..request.plan.clone()
     };
-    Ok(match planner::plan(&dockerfile, &options, &Configurations(looker)) {
+    let configurations = Configurations(looker);
+    let door = Door::new(&configurations, &request.admission, &request.pins, None);
+    Ok(match planner::plan(&dockerfile, &options, &door) {
         Ok(plan) => Checked {
             warnings: plan.warnings,
             errors: None,
@@ -115,7 +122,9 @@ pub fn outline(request: &CallRequest, looker: &Looker) -> Result<(Outline, Vec<W
         ignored: ignored(request)?,
         ..request.plan.clone()
     };
-    let plan = planner::plan(&dockerfile, &options, &Configurations(looker))?;
+    let configurations = Configurations(looker);
+    let door = Door::new(&configurations, &request.admission, &request.pins, None);
+    let plan = planner::plan(&dockerfile, &options, &door)?;
     Ok((plan.outline, plan.warnings))
 }
 

@@ -1,9 +1,10 @@
 //! One build, from the bytes of a Dockerfile to an image in the store, or an index of several.
 //!
-//! Tells the whole story, one call for each part of it; `contexts` opens what is copied from, `bases` finds base images,
-//! `layouts` those that lie on disk, `sources` whatever else is named and lies elsewhere, `remote` a main context that does.
+//! Tells the whole story, one call for each part of it; `admission` is the door that sources come by, `contexts` opens what
+//! is copied from, `bases` finds base images, `layouts` those that lie on disk, `sources` whatever else is named and lies elsewhere, `remote` a main context that does.
 //! `explain` says afterwards why steps ran.
 
+mod admission;
 mod attestations;
 mod bases;
 mod calls;
@@ -12,13 +13,16 @@ mod dockerfile;
 mod explain;
 mod foresee;
 mod layouts;
+mod pin;
 mod platforms;
 mod remote;
 mod sources;
 
+pub use admission::{Admission, AdmissionError, Pins, Strictness, cause_of};
 pub use calls::{CallError, CallRequest, Checked, Target, check, outline, targets};
 pub use explain::{Change, ExplainError, Explanation, Reason, explain};
 pub use foresee::{Forecast, foresee};
+pub use pin::{Pinned, pin};
 pub use remote::{ContextAddress, FetchError, FetchedContext, fetch_context};
 
 use std::collections::BTreeMap;
@@ -49,6 +53,7 @@ pub use crate::solver::CacheMountState;
 use crate::solver::{self, Services, Solution, SolveError, SolveOptions, StepReport, Unshared};
 use crate::store::{Annotations, Member, SnapshotId, Store, StoreError};
 
+use admission::Door;
 use attestations::Witness;
 pub use attestations::{AttestationRequest, ProvenanceRequest, SbomRequest, Stated};
 use bases::Layouts;
@@ -85,6 +90,8 @@ pub struct BuildRequest {
     pub variables: Vec<(OsString, OsString)>,
     /// What cache mounts hold when the build uses them first.
     pub cache_mounts: CacheMountState,
+    /// What pins base images and remote sources.
+    pub pins: Pins,
 }
 
 /// What a name leads to.
@@ -106,6 +113,8 @@ pub struct Workshop<'a> {
     pub remotes: &'a Remotes,
     /// Makes and mounts snapshots.
     pub snapshotter: &'a Snapshotter,
+    /// What sources must pass.
+    pub admission: &'a Admission,
     /// Fetches base images.
     pub puller: &'a Puller,
     /// The build's secrets.
@@ -170,6 +179,14 @@ pub enum BuildError {
     /// A context cannot be read.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// A context may not be read.
+    #[error("{error}")]
+    Admission {
+        /// The lines that read it, from 1, first and last.
+        lines: Option<(usize, usize)>,
+        /// Why not.
+        error: Box<AdmissionError>,
+    },
     /// A step failed.
     #[error(transparent)]
     Solve(#[from] SolveError),
@@ -236,6 +253,7 @@ fn with_plans<T>(
         store,
         remotes,
         snapshotter,
+        admission,
         puller,
         secrets,
         agents,
@@ -256,7 +274,14 @@ fn with_plans<T>(
         layouts,
         any_local: request.platforms.is_empty(),
     };
-    let plans = platforms::plan(&dockerfile, request, &contexts, &bases)?;
+    let door = Door::new(&bases, admission, &request.pins, Some(progress));
+    let plans = platforms::plan(&dockerfile, request, &contexts, &door)?;
+    admission
+        .directories(&plans.graph)
+        .map_err(|(lines, error)| BuildError::Admission {
+            lines,
+            error: Box::new(error),
+        })?;
     let cache = Cache::new(store.clone());
     let services = Services {
         store,

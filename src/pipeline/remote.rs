@@ -5,9 +5,10 @@
 use std::ffi::OsString;
 use std::time::Instant;
 
+use super::admission::{Admission, AdmissionError};
 use super::{Workshop, sources};
 use crate::cache::{Cache, Preimage};
-use crate::graph::{ArchiveSource, GitRequest, HttpRequest, Op, Source, without_secrets};
+use crate::graph::{ArchiveSource, GitRequest, HttpRequest, Op, Remote, Source, without_secrets};
 use crate::oci::Digest;
 use crate::parser::MAX_DOCKERFILE_BYTES;
 use crate::progress::{Event, Outcome, StepId};
@@ -51,6 +52,9 @@ pub enum FetchError {
         #[source]
         source: SourceError,
     },
+    /// It may not be used.
+    #[error(transparent)]
+    Admission(#[from] Box<AdmissionError>),
     /// A file of it cannot be read.
     #[error(transparent)]
     Read(#[from] RootfsError),
@@ -86,7 +90,8 @@ pub fn fetch_context(
         address: shown.clone(),
         source,
     };
-    let source = find(address, &fetcher).map_err(failed)?;
+    let admitted = admit(address, workshop.admission).map_err(Box::new)?;
+    let source = find(&admitted, &fetcher).map_err(failed)?;
     let begun = Instant::now();
     let name = format!("[internal] load build context {shown}").into();
     let (snapshot, outcome) = match make(&source, &fetcher) {
@@ -110,17 +115,33 @@ pub fn fetch_context(
     Ok(FetchedContext { source, root })
 }
 
-fn find(address: &ContextAddress, fetcher: &Fetcher<'_>) -> Result<Source, SourceError> {
+/// A context that was asked for, as policies let it be had.
+enum Admitted {
+    Remote(Remote),
+    Archive(Digest),
+}
+
+fn admit(address: &ContextAddress, admission: &Admission) -> Result<Admitted, AdmissionError> {
+    let remote = match address {
+        ContextAddress::Archive(digest) => return Ok(Admitted::Archive(*digest)),
+        ContextAddress::Git(git) => Remote::Git(git.clone()),
+        ContextAddress::Url(url) => Remote::Http(HttpRequest {
+            url: url.clone(),
+            name: FILE.to_owned(),
+            checksum: None,
+        }),
+    };
+    admission.remote(&remote).map(Admitted::Remote)
+}
+
+fn find(admitted: &Admitted, fetcher: &Fetcher<'_>) -> Result<Source, SourceError> {
     let archive = |digest, modified| Source::Archive(ArchiveSource { digest, modified });
-    match address {
-        ContextAddress::Git(git) => fetcher.git(git).map(Source::Git),
-        ContextAddress::Archive(digest) => Ok(archive(*digest, None)),
-        ContextAddress::Url(url) => {
-            let file = fetcher.http(&HttpRequest {
-                url: url.clone(),
-                name: FILE.to_owned(),
-                checksum: None,
-            })?;
+    match admitted {
+        Admitted::Remote(Remote::Git(git)) => fetcher.git(git).map(Source::Git),
+        Admitted::Archive(digest) => Ok(archive(*digest, None)),
+        Admitted::Remote(Remote::Http(request)) => {
+            let file = fetcher.http(request)?;
+            fetcher.bring(&file)?;
             match fetcher.is_archive(&file.digest)? {
                 true => Ok(archive(file.digest, file.modified)),
                 false => Ok(Source::Http(file)),

@@ -43,6 +43,20 @@ impl Puller {
         Ok(image)
     }
 
+    /// What a name leads to in its registry at this moment: an index, where there is one. The document is in the store
+    /// then.
+    ///
+    /// # Errors
+    /// When the registry has nothing under the name, or does not answer.
+    pub fn digest_of(&self, reference: &Reference) -> Result<Digest, PullError> {
+        let (document, descriptor) = self.asked_once(reference)?;
+        match document {
+            ManifestOrIndex::Manifest(raw) => self.store.write_blob(raw.bytes())?,
+            ManifestOrIndex::Index(raw) => self.store.write_blob(raw.bytes())?,
+        };
+        Ok(descriptor.digest)
+    }
+
     /// The image that the local store has under the name, whatever its platform; `None` where there is none, or several.
     ///
     /// # Errors

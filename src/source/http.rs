@@ -57,6 +57,14 @@ impl Fetcher<'_> {
         Ok(source(known.digest, modified(&known)))
     }
 
+    /// Sees to it that a file's content is in the store: that of one with a checksum was not asked for yet.
+    ///
+    /// # Errors
+    /// When the server does not give it, or gives something else.
+    pub fn bring(&self, file: &HttpSource) -> Result<(), SourceError> {
+        self.content(file).map(drop)
+    }
+
     /// A snapshot with the file alone.
     pub(super) fn make_file(&self, file: &HttpSource) -> Result<SnapshotId, SourceError> {
         let (content, modified) = self.content(file)?;

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use error::SourceError;
-pub use git::remove_repository;
+pub use git::{pinned_commit, remove_repository};
 
 use crate::cancel::Cancel;
 use crate::graph::Source;

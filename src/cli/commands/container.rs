@@ -79,6 +79,7 @@ impl ContainerArguments {
             }
         }
         let reference = self.image.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+        let reference = session.config.policy.admission()?.reference(&reference)?;
         let image = puller.resolve(&reference, &wanted, policy)?;
         if asked.is_some() {
             image.require(&wanted)?;

@@ -22,6 +22,7 @@ mod run;
 mod save;
 mod spec;
 mod tag;
+mod update;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ pub(super) enum Command {
     Build(Box<build::Arguments>),
     Run(Box<run::Arguments>),
     Plan(Box<plan::Arguments>),
+    Update(Box<update::Arguments>),
     Fmt(fmt::Arguments),
     Debug(Box<debug::Arguments>),
     Explain(explain::Arguments),
@@ -65,6 +67,7 @@ impl Command {
             Command::Run(arguments) => return run::run(*arguments, global),
             Command::Debug(arguments) => return debug::run(&arguments, global),
             Command::Plan(arguments) => return plan::run(*arguments, global),
+            Command::Update(arguments) => return update::run(&arguments, global),
             Command::Fmt(arguments) => return fmt::run(&arguments),
             Command::History(arguments) => history::run(&arguments, global),
             Command::Explain(arguments) => explain::run(&arguments, global),

@@ -35,7 +35,9 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     };
     let puller = session.puller(&cancel);
     let _in_use = session.store.in_use()?;
+    let admission = session.config.policy.admission()?;
     for reference in &arguments.images {
+        let reference = &admission.reference(reference)?;
         if asked.is_empty() {
             let image = puller.resolve(reference, &Platform::host(), PullPolicy::Always)?;
             warn_of_platform(&image, &*progress);

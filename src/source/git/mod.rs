@@ -46,29 +46,8 @@ impl Fetcher<'_> {
             reference if request.by_commit => Tip::pinned(reference, checksum)?,
             reference => self.tip(&request.remote, reference)?,
         };
-        if let Some(expected) = checksum
-            && !tip.is(expected)
-        {
-            return Err(SourceError::WrongCommit {
-                remote: without_secrets(&request.remote),
-                expected: expected.to_owned(),
-                actual: tip.commit,
-            });
-        }
-        let kept = (request.git_dir == Some(GitDir::Kept)).then(|| KeptRepository {
-            reference: tip.reference.clone(),
-            object: tip.object.clone(),
-            origin: without_secrets(&request.remote),
-        });
-        Ok(GitSource {
-            commit: tip.commit,
-            subdir: request.subdir.clone(),
-            kept,
-            submodules: request.submodules,
-            times: request.times,
-            remote: request.remote.clone(),
-            reference: tip.reference,
-        })
+        check_commit(request, &tip)?;
+        Ok(source_of(request, tip))
     }
 
     fn tip(&self, remote: &str, reference: Option<&str>) -> Result<Tip, SourceError> {
@@ -123,6 +102,54 @@ impl Fetcher<'_> {
         let git = git.in_repository(&path);
         fetch(&git, authorized, object, reference)?;
         Ok(Mirror { path, _lock: lock })
+    }
+}
+
+/// The commit `id` of the repository that is asked for, where that is known: nobody is asked. `reference` is the full
+/// name by which it was found, `tag` the id of the tag object that the name stands for, where it stands for one.
+///
+/// # Errors
+/// A commit that is not the one that the request wants.
+pub fn pinned_commit(
+    request: &GitRequest,
+    id: &str,
+    reference: Option<&str>,
+    tag: Option<&str>,
+) -> Result<GitSource, SourceError> {
+    let tip = Tip {
+        commit: id.to_owned(),
+        object: tag.unwrap_or(id).to_owned(),
+        reference: reference.map(str::to_owned),
+    };
+    check_commit(request, &tip)?;
+    Ok(source_of(request, tip))
+}
+
+fn check_commit(request: &GitRequest, tip: &Tip) -> Result<(), SourceError> {
+    match request.checksum.as_deref() {
+        Some(expected) if !tip.is(expected) => Err(SourceError::WrongCommit {
+            remote: without_secrets(&request.remote),
+            expected: expected.to_owned(),
+            actual: tip.commit.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn source_of(request: &GitRequest, tip: Tip) -> GitSource {
+    let kept = (request.git_dir == Some(GitDir::Kept)).then(|| KeptRepository {
+        reference: tip.reference.clone(),
+        object: tip.object.clone(),
+        origin: without_secrets(&request.remote),
+    });
+    GitSource {
+        commit: tip.commit,
+        subdir: request.subdir.clone(),
+        kept,
+        submodules: request.submodules,
+        times: request.times,
+        remote: request.remote.clone(),
+        reference: tip.reference,
     }
 }
 

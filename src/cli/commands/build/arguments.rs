@@ -17,6 +17,7 @@ use crate::cli::progress::Style;
 use crate::cli::remote_caches::{CacheDestination, CacheSource};
 use crate::cli::runtime::RuntimeArgument;
 use crate::cli::secrets::SecretArgument;
+use crate::cli::sources::SourceArguments;
 use crate::graph::NetworkMode;
 use crate::oci::{Platform, PlatformError, Reference};
 use crate::pull::PullPolicy;
@@ -150,6 +151,8 @@ pub(in crate::cli) struct Arguments {
     pub(super) isolation: IsolationArguments,
     #[command(flatten)]
     pub(super) runtime: RuntimeArgument,
+    #[command(flatten)]
+    pub(super) sources: SourceArguments,
     /// What each RUN step may use.
     #[command(flatten)]
     pub(super) limits: LimitArguments,
@@ -167,7 +170,17 @@ fn platform_or_local(text: &str) -> Result<Platform, PlatformError> {
     }
 }
 
-impl Arguments {}
+impl Arguments {
+    /// Whether one stage is named.
+    pub(in crate::cli::commands) fn has_target(&self) -> bool {
+        self.target.is_some()
+    }
+
+    /// `--check`.
+    pub(in crate::cli::commands) fn is_check(&self) -> bool {
+        self.check
+    }
+}
 
 /// What docker's builders take and this one has no use for: accepted, so that scripts keep working.
 #[derive(Debug, Args)]

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use super::Arguments;
 use super::dockerfile::DockerfileText;
+use super::pins;
+use crate::cli::config::Config;
 use crate::cli::diagnostic::SourceFile;
 use crate::cli::failure::{Failure, with_causes};
 use crate::cli::format::table;
@@ -118,11 +120,14 @@ pub(super) fn run(
     plan: PlanOptions,
     contexts: &BTreeMap<String, PathBuf>,
 ) -> Result<ExitCode, Failure> {
+    let pins = pins::pins(arguments, &dockerfile)?;
     let request = CallRequest {
         dockerfile_path: dockerfile.path,
         dockerfile: dockerfile.bytes,
         context: contexts.get("context").cloned(),
         plan,
+        admission: arguments.sources.admission(&Config::load()?.policy)?,
+        pins,
     };
     let text = displayable(&request.dockerfile);
     let answer = Answer {

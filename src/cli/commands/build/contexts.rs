@@ -10,6 +10,7 @@ use super::dockerfile::{self, DockerfileText};
 use super::options::EPOCH;
 use crate::cli::failure::{Failure, Fault, fault_of_source};
 use crate::graph::{GitDir, GitTimes, Remote};
+use crate::lockfile;
 use crate::parser::MAX_DOCKERFILE_BYTES;
 use crate::pipeline::{ContextAddress, FetchError, FetchedContext, Workshop, fetch_context};
 use crate::planner::{
@@ -195,6 +196,7 @@ fn read_standard_input(arguments: &Arguments, store: &Store) -> Result<Input, Fa
     Ok(Input::Dockerfile(DockerfileText {
         name: "-".into(),
         path: None,
+        lock: None,
         bytes: dockerfile::read_bounded(staged.open()?, what)?,
     }))
 }
@@ -206,6 +208,7 @@ fn find_dockerfile(arguments: &Arguments, context: &FetchedContext) -> Result<Do
         let mut text = dockerfile::read(arguments)?;
         // No ignore file applies to what was fetched.
         text.path = None;
+        text.lock = None;
         return Ok(text);
     }
     let names: Vec<String> = match (context.only_file(), file) {
@@ -225,12 +228,22 @@ fn find_dockerfile(arguments: &Arguments, context: &FetchedContext) -> Result<Do
             return Ok(DockerfileText {
                 name: name.clone(),
                 path: None,
+                lock: lock_beside(name, context)?,
                 bytes,
             });
         }
     }
     let message = format!("there is no {} in the build context", names[0]);
     Err(Failure::usage(message).hint("name the Dockerfile with -f, seen from the context's root"))
+}
+
+/// The lock file beside a Dockerfile of a context that was fetched.
+fn lock_beside(dockerfile: &str, context: &FetchedContext) -> Result<Option<Vec<u8>>, FetchError> {
+    let path = Path::new(dockerfile).with_file_name(lockfile::NAME);
+    match (context.only_file(), path.to_str()) {
+        (None, Some(path)) => context.read(path),
+        _ => Ok(None),
+    }
 }
 
 impl From<FetchError> for Failure {
@@ -244,6 +257,7 @@ impl From<FetchError> for Failure {
                 let (fault, hint) = (fault_of_source(source), source.hint());
                 Failure::of(fault, &error).hinted(hint)
             }
+            FetchError::Admission(ref error) => Failure::of(Fault::Build, error).hinted(error.hint()),
             FetchError::Snapshot(error) => error.into(),
             FetchError::Store(error) => error.into(),
             FetchError::Read(_) | FetchError::Name(_) => Failure::of(Fault::Build, &error).hint(format!(

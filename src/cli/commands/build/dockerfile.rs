@@ -16,6 +16,8 @@ pub(super) struct DockerfileText {
     pub(super) name: String,
     /// Where it lies, where it lies anywhere.
     pub(super) path: Option<PathBuf>,
+    /// The lock file beside it, where both came with a context that was fetched.
+    pub(super) lock: Option<Vec<u8>>,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -30,6 +32,7 @@ pub(super) fn read(arguments: &Arguments) -> Result<DockerfileText, Failure> {
         return Ok(DockerfileText {
             name: "-".into(),
             path: None,
+            lock: None,
             bytes,
         });
     }
@@ -54,6 +57,7 @@ pub(super) fn read(arguments: &Arguments) -> Result<DockerfileText, Failure> {
     Ok(DockerfileText {
         name: path.strip_prefix("./").unwrap_or(&path).display().to_string(),
         path: Some(path),
+        lock: None,
         bytes,
     })
 }

@@ -1,7 +1,8 @@
 //! `builder build`.
 //!
 //! `arguments` is what may be typed, `contexts` and `dockerfile` where things come from, `options` and `platforms` what the
-//! plan is told, `failed_step` what becomes of one, `recording` what is kept to be read afterwards, `tell` what is said of the result.
+//! plan is told, `pins` what pins its sources, `failed_step` what becomes of one, `recording` what is kept to be read afterwards,
+//! `tell` what is said of the result.
 
 mod arguments;
 mod attestations;
@@ -11,6 +12,7 @@ mod contexts;
 mod dockerfile;
 mod failed_step;
 mod options;
+mod pins;
 mod platforms;
 mod recording;
 mod revision;
@@ -25,6 +27,7 @@ pub(in crate::cli) use arguments::Arguments;
 pub(super) use arguments::{Entitlement, Network, Pull};
 pub(super) use dockerfile::find_dockerfile;
 pub(super) use options::extra_host;
+pub(super) use pins::pin;
 
 use self::arguments::{NoCacheFlag, OnError};
 use self::dockerfile::DockerfileText;
@@ -99,7 +102,7 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
             );
         }
         let name = dockerfile.name.clone();
-        let request = asked.request(&arguments, session, dockerfile);
+        let request = asked.request(&arguments, session, dockerfile)?;
         let text = displayable(&request.dockerfile);
         let source = SourceFile {
             name: &name,
@@ -203,7 +206,7 @@ pub(super) fn foresee(
         |Desk { session, workshop, .. }| {
             let dockerfile = asked.fetch(&arguments, workshop)?;
             let name = dockerfile.name.clone();
-            let request = asked.request(&arguments, session, dockerfile);
+            let request = asked.request(&arguments, session, dockerfile)?;
             let text = displayable(&request.dockerfile);
             let source = SourceFile {
                 name: &name,
@@ -249,12 +252,14 @@ fn at_work<T>(
     }
     let network = NetworkOnDemand::default();
     let puller = session.puller(&signals.cancel);
+    let admission = arguments.sources.admission(&session.config.policy)?;
     let (from, to) = (&arguments.cache_from, &arguments.cache_to);
     let remotes = remote_caches::open(from, to, &arguments.build_args, &session, &signals.cancel)?;
     let workshop = Workshop {
         store: &session.store,
         remotes: &remotes,
         snapshotter: &session.snapshotter,
+        admission: &admission,
         puller: &puller,
         secrets: &secrets,
         agents: &agents.sockets,
@@ -331,9 +336,15 @@ impl Asked {
         }
     }
 
-    fn request(self, arguments: &Arguments, session: &Session, dockerfile: DockerfileText) -> BuildRequest {
-        BuildRequest {
+    fn request(
+        self,
+        arguments: &Arguments,
+        session: &Session,
+        dockerfile: DockerfileText,
+    ) -> Result<BuildRequest, Failure> {
+        Ok(BuildRequest {
             attestations: attestations::request(arguments, &dockerfile.name),
+            pins: pins::pins(arguments, &dockerfile)?,
             dockerfile_path: dockerfile.path,
             dockerfile: dockerfile.bytes,
             contexts: self.contexts,
@@ -354,7 +365,7 @@ impl Asked {
                 Some(NoCacheFlag::Mounts) => CacheMountState::Anew,
                 _ => CacheMountState::Kept,
             },
-        }
+        })
     }
 }
 
