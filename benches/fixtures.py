@@ -7,13 +7,19 @@ import hashlib
 import os
 import pathlib
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import mixture
 
 STEPS = 30
 STAGES = 8
 DIRECTORIES = 200
 FILES = 20_000
+LARGE_FILES = 3_000
+# Seeds and files of the layers that W7 pulls: 500 MB compressed, 700 MB of files.
+PULLED = ((101, 1400), (102, 900), (103, 500), (104, 300), (105, 250), (106, 150))
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,8 @@ class Phase:
 
     name: str
     prepare: Callable[[pathlib.Path, int], None]
+    push: str = ""  # with this compression, into an empty registry
+    cold: bool = False  # the store is emptied before
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Workload:
     expected: Callable[[pathlib.Path], Expected]
     phases: tuple[Phase, ...]
     steps: int = 0  # RUN steps, where the time of one is of interest
+    pulled: tuple[tuple[int, int], ...] = ()  # layers of the base, which is made for this: seeds and files of `mixture`
 
 
 def sha256(content: bytes) -> str:
@@ -143,7 +152,43 @@ def expected_stages(context: pathlib.Path) -> Expected:
     return Expected("out_", files, "busybox", {})
 
 
-COLD = Phase("cold", unchanged)
+# W5: a large layer, built and pushed. The base is there before, here and in the registry.
+
+
+def create_large_layer(context: pathlib.Path) -> None:
+    shutil.copy(mixture.__file__, context / "mixture.py")
+    new_large_layer(context, 0)
+
+
+def new_large_layer(context: pathlib.Path, repetition: int) -> None:
+    (context / "Dockerfile").write_text(
+        "FROM python:3.11-slim\n"
+        f"RUN --mount=type=bind,target=/context python3 /context/mixture.py {repetition + 1} {LARGE_FILES} /data\n"
+    )
+
+
+def expected_large_layer(context: pathlib.Path) -> Expected:
+    seed = int((context / "Dockerfile").read_text().split()[-3])
+    files = {f"data/{name}": sha256(content) for name, content in mixture.contents(seed, LARGE_FILES)}
+    return Expected("data/", files, "python3", {})
+
+
+# W7: half a gigabyte that is pulled.
+
+
+def create_pulled(context: pathlib.Path) -> None:
+    (context / "Dockerfile").write_text("FROM library/bench-pull:1\nCOPY marker /data/marker\n")
+    (context / "marker").write_text("pulled\n")
+
+
+def expected_pulled(context: pathlib.Path) -> Expected:
+    files = {"data/marker": sha256((context / "marker").read_bytes())}
+    for seed, count in PULLED:
+        files |= {f"data/{seed}/{name}": sha256(content) for name, content in mixture.contents(seed, count)}
+    return Expected("data/", files, "busybox", {})
+
+
+COLD = Phase("cold", unchanged, cold=True)
 NO_OP = Phase("no-op", unchanged)
 
 WORKLOADS = (
@@ -186,5 +231,22 @@ WORKLOADS = (
         create_stages,
         expected_stages,
         (COLD, NO_OP),
+    ),
+    Workload(
+        "W5",
+        "600 MB in one layer, built and pushed",
+        "library/python:3.11-slim",
+        create_large_layer,
+        expected_large_layer,
+        (Phase("gzip", new_large_layer, push="gzip"), Phase("zstd", new_large_layer, push="zstd")),
+    ),
+    Workload(
+        "W7",
+        "500 MB pulled, in six layers",
+        "library/busybox:latest",
+        create_pulled,
+        expected_pulled,
+        (COLD,),
+        pulled=PULLED,
     ),
 )

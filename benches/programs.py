@@ -7,6 +7,7 @@ network for its steps, and leaves its image in a store of its own. Nothing here 
 import itertools
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 
@@ -46,6 +47,10 @@ class Program:
         """The build that is timed."""
         raise NotImplementedError
 
+    def build_and_push(self, context: pathlib.Path, name: str, compression: str) -> Command | None:
+        """A build whose image goes to a registry of plain HTTP on loopback; `None` where it cannot compress so."""
+        return None
+
     def save(self, context: pathlib.Path, tag: str, archive: pathlib.Path) -> Command:
         """Writes the image that `build` made as an archive."""
         raise NotImplementedError
@@ -58,6 +63,12 @@ class Program:
 def first_line(arguments: list[str], environment: dict[str, str]) -> str:
     run = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
     return run.stdout.strip().splitlines()[0]
+
+
+def both(first: Command, second: Command) -> Command:
+    """One after the other, where the first succeeds."""
+    line = " && ".join(shlex.join(command.arguments) for command in (first, second))
+    return Command(["/bin/sh", "-c", line], first.environment, first.user)
 
 
 class Builder(Program):
@@ -88,6 +99,10 @@ class Builder(Program):
 
     def build(self, context: pathlib.Path, tag: str) -> Command:
         return self.command("build", "--progress", "plain", "-t", tag, str(context))
+
+    def build_and_push(self, context: pathlib.Path, name: str, compression: str) -> Command:
+        output = f"type=registry,compression={compression}"
+        return self.command("build", "--progress", "plain", "-t", name, "--output", output, str(context))
 
     def save(self, context: pathlib.Path, tag: str, archive: pathlib.Path) -> Command:
         return self.command("save", "-o", str(archive), tag)
@@ -131,6 +146,10 @@ class BuildKit(Program):
     def build(self, context: pathlib.Path, tag: str) -> Command:
         # Uncompressed, which is its fastest way to leave an image in its store and the same work as the others do.
         return self.command(context, f"type=image,name=docker.io/bench/{tag},compression=uncompressed")
+
+    def build_and_push(self, context: pathlib.Path, name: str, compression: str) -> Command:
+        form = f"compression={compression},oci-mediatypes=true"
+        return self.command(context, f"type=image,name={name},push=true,registry.insecure=true,{form}")
 
     def save(self, context: pathlib.Path, tag: str, archive: pathlib.Path) -> Command:
         # It has no other way to hand an image out: the same build again, all of it from its cache.
@@ -182,6 +201,10 @@ class Buildah(Program):
     def build(self, context: pathlib.Path, tag: str) -> Command:
         return self.command("build", "--layers", "--jobs", "8", "--network", "host", "-t", tag, str(context))
 
+    def build_and_push(self, context: pathlib.Path, name: str, compression: str) -> Command:
+        push = self.command("push", "--tls-verify=false", "--compression-format", compression, name)
+        return both(self.build(context, name), push)
+
     def save(self, context: pathlib.Path, tag: str, archive: pathlib.Path) -> Command:
         return self.command("push", "--disable-compression", f"localhost/{tag}", f"oci-archive:{archive}")
 
@@ -212,6 +235,10 @@ class Docker(Program):
     def build(self, context: pathlib.Path, tag: str) -> Command:
         arguments = ["docker", "build", "--progress", "plain", "--network", "host", "-t", tag, str(context)]
         return Command(arguments, self.environment())
+
+    def build_and_push(self, context: pathlib.Path, name: str, compression: str) -> Command | None:
+        push = Command(["docker", "push", name], self.environment())
+        return both(self.build(context, name), push) if compression == "gzip" else None
 
     def save(self, context: pathlib.Path, tag: str, archive: pathlib.Path) -> Command:
         return Command(["docker", "save", "-o", str(archive), tag], self.environment())

@@ -22,6 +22,7 @@ import fixtures
 import image
 import machine
 import programs
+import registry
 import report
 from report import Sample
 
@@ -128,7 +129,7 @@ def measure(
 ) -> dict[str, object]:
     """One sample's figures: an empty store where the phase wants it, quiet, the build, a look into its image."""
     tag = f"bench-{workload.name.lower()}:latest"
-    if phase is fixtures.COLD:
+    if phase.cold:
         program.empty_store()
     quiet = machine.settle(quiet_limit)
     daemon = program.daemon()
@@ -145,6 +146,39 @@ def measure(
     return {"seconds": timing.seconds, "peak": peak, "quiet": quiet}
 
 
+def measure_push(
+    workload: fixtures.Workload,
+    phase: fixtures.Phase,
+    program: programs.Program,
+    context: pathlib.Path,
+    quiet_limit: float,
+    target: registry.PushTarget,
+) -> dict[str, object] | None:
+    """The same for a build that pushes: the base is in the store, and in the registry, before. `None` where the program
+    cannot compress so."""
+    repository = f"bench/{workload.name.lower()}"
+    command = program.build_and_push(context, f"{target.host}/{repository}:new", phase.push)
+    if command is None:
+        return None
+    target.empty()
+    program.empty_store()
+    with tempfile.TemporaryDirectory(prefix="base-", dir=program.scratch) as directory:
+        pathlib.Path(directory, "Dockerfile").write_text(f"FROM {workload.base}\nRUN true\n")
+        if program.user:
+            machine.give_to(program.user, pathlib.Path(directory), pathlib.Path(directory, "Dockerfile"))
+        name = f"{target.host}/{repository}:base"
+        machine.run_timed(program.build_and_push(pathlib.Path(directory), name, phase.push), SAMPLE_LIMIT)
+    quiet = machine.settle(quiet_limit)
+    daemon = program.daemon()
+    if daemon:
+        machine.reset_peak(daemon)
+    timing = machine.run_timed(command, SAMPLE_LIMIT)
+    peak = timing.peak + (machine.peak_of(daemon) if daemon else 0)
+    pushed = registry.read_pushed(target.host, repository, "new", phase.push)
+    image.check(pushed, workload.expected(context))
+    return {"seconds": timing.seconds, "peak": peak, "quiet": quiet}
+
+
 def run(
     workload: fixtures.Workload,
     contenders: list[programs.Program],
@@ -155,6 +189,9 @@ def run(
     context = directory / workload.name
     context.mkdir()
     workload.create(context)
+    if workload.pulled:
+        registry.ensure_pulled_image(options.registry, "library/bench-pull", "1", workload.pulled)
+    target = registry.PushTarget(directory / "pushed")
     samples = []
     for repetition in range(options.repetitions):
         turn = repetition % len(contenders)
@@ -163,7 +200,12 @@ def run(
             for program in contenders[turn:] + contenders[:turn]:
                 sample = Sample(workload.name, phase.name, program.name, repetition)
                 try:
-                    figures = measure(workload, phase, program, context, options.quiet_limit)
+                    if phase.push:
+                        figures = measure_push(workload, phase, program, context, options.quiet_limit, target)
+                    else:
+                        figures = measure(workload, phase, program, context, options.quiet_limit)
+                    if figures is None:
+                        continue
                     sample = dataclasses.replace(sample, **figures)
                 except (image.WrongImage, OSError, subprocess.SubprocessError) as fault:
                     sample = dataclasses.replace(sample, fault=str(fault))
@@ -171,6 +213,8 @@ def run(
                 note = sample.fault or f"{sample.seconds:.3f} s{'' if sample.quiet else ', machine not quiet'}"
                 line = f"{workload.name} {phase.name} #{repetition + 1} {program.name}: {note}"
                 print(line, file=sys.stderr, flush=True)
+    target.stop()
+    shutil.rmtree(target.directory, ignore_errors=True)
     shutil.rmtree(context)
     return samples
 

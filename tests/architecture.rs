@@ -22,9 +22,9 @@ const FLOORS: [&[&str]; 7] = [
     &[
         "graph", "store", "context", "registry", "network", "cgroup", "policy", "lockfile",
     ],
-    &["snapshot", "planner", "cache", "push", "history"],
+    &["snapshot", "planner", "cache", "history"],
     &["executor", "export", "pull", "source", "attest"],
-    &["solver", "run"],
+    &["solver", "run", "push"],
     &["pipeline", "disk"],
     &["cli"],
 ];

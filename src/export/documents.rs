@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::annotations::{Annotation, AnnotationTarget};
 use super::attestations;
+use super::compress::CompressionOptions;
 use super::error::{ExportError, Result};
 use super::form::{Dialect, Form};
-use super::image::manifest;
-use crate::oci::{Descriptor, Digest, ImageIndex, ImageManifest, LARGEST_MANIFEST, Raw, media_type};
+use super::image::{layers_in_form, manifest};
+use crate::oci::{Descriptor, DiffId, Digest, ImageIndex, ImageManifest, LARGEST_MANIFEST, Raw, media_type};
 use crate::snapshot::Snapshotter;
 use crate::store::{ImageRecord, IndexRecord, Store, StoredImage};
 
@@ -67,6 +68,23 @@ fn image_documents(store: &Store, snapshotter: &Snapshotter, image: &ImageRecord
     let index = Raw::new(ImageIndex::new(listed(&manifests)));
     let descriptor = index.descriptor(media_type::INDEX);
     Ok(Documents::Index((index, descriptor), manifests))
+}
+
+/// The layers that [`documents`] makes sure of, those of all platforms, and how they are compressed.
+///
+/// # Errors
+/// As there.
+pub fn layers_to_make(store: &Store, id: &Digest, form: &Form) -> Result<Vec<(DiffId, CompressionOptions)>> {
+    match store.stored(id)?.ok_or(ExportError::NoImage(*id))? {
+        StoredImage::Image(image) => layers_in_form(store, &image.id, form),
+        StoredImage::Index(index) => {
+            let members = index.members.iter();
+            let layers: Result<Vec<_>> = members
+                .map(|member| layers_in_form(store, &member.image, form))
+                .collect();
+            Ok(layers?.concat())
+        }
+    }
 }
 
 fn listed(manifests: &[Document<ImageManifest>]) -> Vec<Descriptor> {

@@ -1,6 +1,8 @@
 //! The form in which images leave the store: how layers are compressed, whose media types the documents use, and what
 //! they say besides.
 
+use std::collections::BTreeMap;
+
 use super::annotations::{Annotation, AnnotationTarget, selected_annotations};
 use super::compress::{Compression, CompressionOptions, Existing};
 use super::error::{ExportError, Result};
@@ -22,6 +24,8 @@ pub struct Form {
     pub annotations: Vec<Annotation>,
     /// How manifests look of what is stated about images.
     pub attestations: AttestationForm,
+    /// Layers whose blobs are where the image goes: these need not be in the store.
+    pub elsewhere: BTreeMap<DiffId, Descriptor>,
 }
 
 /// Whose media types documents use.
@@ -100,13 +104,26 @@ impl Form {
     /// Makes sure that the store has `diff` as a blob in this form. What a step made may have come out of a cache, and is
     /// compressed as if it had not: the same build gives the same manifest.
     pub(super) fn layer(&self, store: &Store, snapshotter: &Snapshotter, diff: DiffId) -> Result<Descriptor> {
+        match self.elsewhere.get(&diff) {
+            Some(known) => Ok(known.clone()),
+            None => layer(store, snapshotter, diff, self.options(store, diff)?),
+        }
+    }
+
+    /// How `diff` is compressed.
+    pub(super) fn options(&self, store: &Store, diff: DiffId) -> Result<CompressionOptions> {
         let unasked = CompressionOptions::new(Compression::Gzip).with_existing(Existing::Keep);
         let options = self.compression.unwrap_or(unasked);
-        let options = match store.is_made_by_step(diff)? {
+        Ok(match store.is_made_by_step(diff)? {
             true => options.with_existing(Existing::Recompress),
             false => options,
-        };
-        layer(store, snapshotter, diff, options)
+        })
+    }
+
+    /// How layers that this build makes are compressed.
+    pub fn new_layers(&self) -> CompressionOptions {
+        let options = self.compression.unwrap_or(CompressionOptions::new(Compression::Gzip));
+        options.with_existing(Existing::Recompress)
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::annotations::AnnotationTarget;
+use super::compress::CompressionOptions;
 use super::error::{ExportError, Result};
 use super::form::{Dialect, Form};
 use super::layer::diff_id;
@@ -239,6 +240,23 @@ pub fn manifest(
         ..manifest.descriptor(&kind)
     };
     Ok((manifest, descriptor))
+}
+
+/// The layers that [`manifest`] makes sure of, and how they are compressed.
+///
+/// # Errors
+/// An image that is not there; errors of the store.
+pub fn layers_in_form(store: &Store, id: &Digest, form: &Form) -> Result<Vec<(DiffId, CompressionOptions)>> {
+    let record = store.image(id)?.ok_or(ExportError::NoImage(*id))?;
+    if form.compression.is_none()
+        && let Some(own) = &record.manifest
+        && whole_manifest(store, own)?.is_some()
+    {
+        return Ok(Vec::new());
+    }
+    let config = store.image_config(&record.config)?;
+    let diffs = config.value().rootfs.diff_ids.iter();
+    diffs.map(|diff| Ok((*diff, form.options(store, *diff)?))).collect()
 }
 
 /// The layers, each as the image's own manifest describes it where that is the same blob: it may say more.

@@ -14,7 +14,7 @@ const BUFFER: usize = 256 << 10;
 
 /// Something that may give a layer's tar.
 #[derive(Clone, Debug)]
-enum Source {
+pub enum TarSource {
     /// A blob, perhaps compressed.
     Blob(Descriptor, Compression),
     /// A snapshot, its times set to the epoch. One that was unpacked from a layer of another program seldom gives that
@@ -53,20 +53,14 @@ pub fn layer(
     compression: impl Into<CompressionOptions>,
 ) -> Result<Descriptor> {
     let options = compression.into();
-    for known in accepted_forms(store, layer, options)? {
+    for known in known_forms(store, layer, options)? {
         if let Some(size) = store.blob_size(&known.digest)? {
             return Ok(Descriptor { size, ..known });
         }
     }
-    for source in sources(store, layer)? {
-        let encoder = Encoder::new(options, store.blob_writer()?).map_err(|source| failed(layer, source))?;
-        let mut hash = DigestWriter::new(encoder);
-        if !written(source.write(store, snapshotter, layer, &mut hash))? {
-            continue;
-        }
-        let (encoder, actual, _) = hash.finish();
-        if DiffId(actual) == layer {
-            let writer = encoder.finish().map_err(|source| failed(layer, source))?;
+    for source in tar_sources(store, layer)? {
+        let mut writer = store.blob_writer()?;
+        if let Made::Whole = compress_layer(store, snapshotter, layer, &source, options, &mut writer)? {
             let (digest, size) = writer.finish(None)?;
             let descriptor = Descriptor::new(options.kind().media_type(), digest, size);
             store.record_made_blob(layer, &descriptor, &options.encoder())?;
@@ -76,9 +70,82 @@ pub fn layer(
     no_layer(store, layer)
 }
 
+/// Wants layers as soon as they are finished, while later steps of their build run.
+pub trait LayerSink: Sync {
+    /// A layer of the image is finished. `epoch` as for [`diff_id`].
+    fn finished(&self, snapshot: SnapshotId, epoch: Option<i64>);
+
+    /// Waits until nothing is done any more with the layers that were finished so far.
+    fn settle(&self);
+}
+
+/// What came of an attempt to make a layer's blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Made {
+    /// All of it was written.
+    Whole,
+    /// What was written is to be thrown away: the source does not give the layer. Another may.
+    Unusable,
+}
+
+/// Writes `layer`, compressed, as `source` gives it.
+///
+/// # Errors
+/// Those of `out`; a snapshot that no layer can express.
+pub fn compress_layer(
+    store: &Store,
+    snapshotter: &Snapshotter,
+    layer: DiffId,
+    source: &TarSource,
+    options: CompressionOptions,
+    out: &mut dyn Write,
+) -> Result<Made> {
+    let encoder = Encoder::new(options, out).map_err(|source| failed(layer, source))?;
+    let mut hash = DigestWriter::new(encoder);
+    if !written(source.write(store, snapshotter, layer, &mut hash))? {
+        return Ok(Made::Unusable);
+    }
+    let (encoder, actual, _) = hash.finish();
+    if DiffId(actual) != layer {
+        return Ok(Made::Unusable);
+    }
+    encoder.finish().map_err(|source| failed(layer, source))?;
+    Ok(Made::Whole)
+}
+
+/// Writes the layer that `snapshot` is, compressed; which layer that is, and the size of its tar in bytes, comes out with
+/// it. `epoch` as for [`diff_id`].
+///
+/// # Errors
+/// Those of `out`; a snapshot that is gone or that no layer can express.
+pub fn compress_snapshot(
+    snapshotter: &Snapshotter,
+    snapshot: SnapshotId,
+    epoch: Option<i64>,
+    options: CompressionOptions,
+    out: &mut dyn Write,
+) -> Result<(DiffId, u64)> {
+    let mut hash = DigestWriter::new(Encoder::new(options, out).map_err(ExportError::Write)?);
+    snapshotter.write_diff(snapshot, epoch, &mut hash)?;
+    let (encoder, digest, size) = hash.finish();
+    encoder.finish().map_err(ExportError::Write)?;
+    Ok((DiffId(digest), size))
+}
+
+/// Remembers that `descriptor` is what `options` make of `layer`.
+///
+/// # Errors
+/// Those of the index.
+pub fn record_made(store: &Store, layer: DiffId, options: CompressionOptions, descriptor: &Descriptor) -> Result<()> {
+    Ok(store.record_made_blob(layer, descriptor, &options.encoder())?)
+}
+
 /// The known forms of a layer that do for `options`, here or elsewhere: what the encoder made, then what came compressed in
 /// the same way, then, where it may stay, what came compressed in another.
-fn accepted_forms(store: &Store, layer: DiffId, options: CompressionOptions) -> Result<Vec<Descriptor>> {
+///
+/// # Errors
+/// Those of the index.
+pub fn known_forms(store: &Store, layer: DiffId, options: CompressionOptions) -> Result<Vec<Descriptor>> {
     let encoder = options.encoder();
     let mut accepted = Vec::new();
     for form in store.layer_forms(layer)? {
@@ -101,7 +168,10 @@ fn accepted_forms(store: &Store, layer: DiffId, options: CompressionOptions) -> 
 
 /// Nothing gives the layer. What said that it would, and is damaged, is forgotten: blobs, and which layer a step's result
 /// is. The next build, or a pull, makes it anew.
-fn no_layer<T>(store: &Store, layer: DiffId) -> Result<T> {
+///
+/// # Errors
+/// Always: [`ExportError::NoLayer`], or one of the store.
+pub fn no_layer<T>(store: &Store, layer: DiffId) -> Result<T> {
     for blob in store.layer_blobs(layer)? {
         store.check_blob(&blob.digest)?;
     }
@@ -113,14 +183,14 @@ fn no_layer<T>(store: &Store, layer: DiffId) -> Result<T> {
 #[derive(Clone, Debug)]
 pub(super) struct LayerTar {
     layer: DiffId,
-    source: Source,
+    source: TarSource,
     size: u64,
 }
 
 impl LayerTar {
     /// Finds what gives `layer`.
     pub(super) fn find(store: &Store, snapshotter: &Snapshotter, layer: DiffId) -> Result<Self> {
-        for source in sources(store, layer)? {
+        for source in tar_sources(store, layer)? {
             let mut hash = DigestWriter::new(io::sink());
             if written(source.write(store, snapshotter, layer, &mut hash))? {
                 let (_, actual, size) = hash.finish();
@@ -158,24 +228,27 @@ fn written(result: Result<()>) -> Result<bool> {
 }
 
 /// What may give `layer`, the surest first.
-fn sources(store: &Store, layer: DiffId) -> Result<Vec<Source>> {
+///
+/// # Errors
+/// Those of the index.
+pub fn tar_sources(store: &Store, layer: DiffId) -> Result<Vec<TarSource>> {
     let mut sources = Vec::new();
     for blob in store.layer_blobs(layer)? {
         if let Some(compression) = Compression::of_media_type(&blob.media_type)
             && store.has_blob(&blob.digest)?
         {
-            sources.push(Source::Blob(blob, compression));
+            sources.push(TarSource::Blob(blob, compression));
         }
     }
     for (snapshot, epoch) in store.snapshots_of_layer(layer)? {
         if store.snapshot(snapshot)?.is_some() {
-            sources.push(Source::Snapshot(snapshot, epoch));
+            sources.push(TarSource::Snapshot(snapshot, epoch));
         }
     }
     Ok(sources)
 }
 
-impl Source {
+impl TarSource {
     fn write(&self, store: &Store, snapshotter: &Snapshotter, layer: DiffId, out: &mut dyn Write) -> Result<()> {
         let (blob, compression) = match self {
             Self::Snapshot(snapshot, epoch) => return Ok(snapshotter.write_diff(*snapshot, *epoch, out)?),

@@ -23,11 +23,14 @@ pub use annotations::{Annotation, AnnotationTarget, selected_annotations};
 pub use attestations::LARGEST_PREDICATE;
 pub use cache_mount::{CacheMountAccess, WrittenCacheMount, read_cache_mount, write_cache_mount};
 pub use compress::{Compression, CompressionOptions, Existing, LevelOutOfBounds};
-pub use documents::{Document, Documents, documents};
+pub use documents::{Document, Documents, documents, layers_to_make};
 pub use error::{ExportError, Result};
 pub use form::{Dialect, Form};
 pub use image::{BuiltImage, Composed, ImageRequest, compose, image, manifest};
-pub use layer::{diff_id, layer};
+pub use layer::{
+    LayerSink, Made, TarSource, compress_layer, compress_snapshot, diff_id, known_forms, layer, no_layer, record_made,
+    tar_sources,
+};
 pub use layout::{NamedImage, docker_archive, oci_archive, oci_directory};
 pub use load::{Layout, LayoutImage, Loaded, load, load_directory};
 pub use mirror::remove_others;

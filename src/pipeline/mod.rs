@@ -38,7 +38,7 @@ use crate::cancel::Cancel;
 use crate::context::{ContextError, Modes};
 use crate::executor::{Agents, FailedSteps, Resources, SecretSource};
 use crate::export::{
-    self, Annotation, AnnotationTarget, BuiltImage, ExportError, ImageRequest as ExportRequest,
+    self, Annotation, AnnotationTarget, BuiltImage, ExportError, ImageRequest as ExportRequest, LayerSink,
     selected_annotations as annotations,
 };
 use crate::graph::VertexId;
@@ -125,6 +125,8 @@ pub struct Workshop<'a> {
     pub resources: &'a Resources,
     /// The network of processes that are to have one of their own.
     pub network: &'a NetworkOnDemand,
+    /// Where layers go as soon as they are finished.
+    pub layers: Option<&'a dyn LayerSink>,
     /// Where the states of steps go that fail.
     pub failed: Option<&'a dyn FailedSteps>,
     /// Where events go.
@@ -223,6 +225,10 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
         let targets: Vec<VertexId> = plans.results().collect();
         solver::solve(&plans.graph, &targets, services, options)
     })?;
+    // What sends layers digests them, too.
+    if let Some(layers) = workshop.layers {
+        layers.settle();
+    }
     let mut results = solved.results.into_iter().zip(solved.keys);
     let mut images = Vec::with_capacity(plans.images.len());
     for image in std::mem::take(&mut plans.images) {
@@ -259,6 +265,7 @@ fn with_plans<T>(
         agents,
         resources,
         network,
+        layers,
         failed,
         progress,
         cancel,
@@ -295,6 +302,7 @@ fn with_plans<T>(
         agents,
         resources,
         network,
+        layers,
         failed,
         progress,
         cancel,

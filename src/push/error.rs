@@ -1,5 +1,6 @@
 //! Why an image cannot be pushed.
 
+use crate::export::ExportError;
 use crate::oci::Digest;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
@@ -13,6 +14,9 @@ pub enum PushError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A layer cannot be made.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// A blob that is nowhere to be had.
     #[error("blob {digest} is neither in the local store nor in a repository that is known to hold it")]
     NoContent {
@@ -30,6 +34,7 @@ impl PushError {
         match self {
             Self::Registry(error) => error.hint(),
             Self::Store(error) => error.advice(),
+            Self::Export(error) => error.advice(),
             Self::NoContent { .. } => Some("pull or build the image again"),
             Self::Cancelled => None,
         }

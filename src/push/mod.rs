@@ -1,9 +1,12 @@
 //! Images from the store into a registry: blobs in parallel, then the manifest, which makes the image visible whole.
 //!
-//! Owns the order of things. Knows nothing of how an image was built; what a layer's blob is was decided before: it is
-//! in the store, or in a repository that the store knows of.
+//! Owns the order of things. Layers that are no blobs yet are compressed while they are sent (`layers`), and those of a
+//! build's first steps while its later ones run (`early`). All other blobs are in the store, or in a repository that the
+//! store knows of.
 
+mod early;
 mod error;
+mod layers;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read};
@@ -16,7 +19,9 @@ use crate::progress::{Event, Progress};
 use crate::registry::{Client, RegistryError, Uploaded};
 use crate::store::Store;
 
+pub use early::EarlyPush;
 pub use error::PushError;
+pub use layers::{LayerPush, SentLayers};
 
 /// Blobs that move at the same time, as in Docker and containerd.
 const PARALLEL: usize = 5;
@@ -34,6 +39,18 @@ pub struct Pushed {
     pub mounted: usize,
     /// Blobs that were there.
     pub already_there: usize,
+}
+
+impl Pushed {
+    /// The same with layers that went before: it found them there.
+    pub fn after(self, layers: &SentLayers) -> Self {
+        Self {
+            uploaded: self.uploaded + layers.sent,
+            mounted: self.mounted + layers.mounted,
+            already_there: self.already_there.saturating_sub(layers.sent + layers.mounted),
+            ..self
+        }
+    }
 }
 
 /// What is sent.
@@ -177,9 +194,7 @@ impl Job<'_> {
     fn send(&self, blob: &Descriptor) -> Result<Uploaded, PushError> {
         let origins = self.store.origins(blob.digest)?;
         let target = self.target;
-        let neighbour =
-            |origin: &&Reference| origin.registry() == target.registry() && origin.repository() != target.repository();
-        let mount_from = origins.iter().find(neighbour);
+        let mount_from = neighbour(&origins, target);
         let open = || self.open(blob, &origins);
         let outcome = self.client.upload_blob(target, blob, mount_from, &open);
         let outcome = outcome.map_err(|error| self.explain(error, blob))?;
@@ -225,6 +240,13 @@ impl Job<'_> {
             other => PushError::Registry(other),
         }
     }
+}
+
+/// A repository of the target's registry that has the blob, where there is one.
+fn neighbour<'a>(origins: &'a [Reference], target: &Reference) -> Option<&'a Reference> {
+    let is_neighbour =
+        |origin: &&Reference| origin.registry() == target.registry() && origin.repository() != target.repository();
+    origins.iter().find(is_neighbour)
 }
 
 /// Bytes on their way out: counted, and stopped when the push is.

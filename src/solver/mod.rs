@@ -34,6 +34,7 @@ use crate::cancel::Cancel;
 use crate::context::LocalContext;
 use crate::executor::sandbox::{self, Runs};
 use crate::executor::{Agents, FailedSteps, Resources, SecretSource};
+use crate::export::LayerSink;
 use crate::graph::{Graph, Op, VertexId};
 use crate::network::NetworkOnDemand;
 use crate::progress::{Event, Outcome, Progress, StepId};
@@ -71,6 +72,8 @@ pub struct Services<'a> {
     pub resources: &'a Resources,
     /// The network of processes that are to have one of their own.
     pub network: &'a NetworkOnDemand,
+    /// Where layers go as soon as they are finished; they are digested there.
+    pub layers: Option<&'a dyn LayerSink>,
     /// Where the states of steps go that fail.
     pub failed: Option<&'a dyn FailedSteps>,
     /// Where events go.

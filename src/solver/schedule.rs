@@ -436,9 +436,11 @@ impl Schedule<'_> {
                 state.unfinished -= 1;
                 state.results.insert(id, finished.made);
                 self.share_mounts(&state, id);
-                state
-                    .undigested
-                    .extend(finished.made.snapshot.filter(|_| self.layers.contains(&id)));
+                let layer = finished.made.snapshot.filter(|_| self.layers.contains(&id));
+                match (self.services.layers, layer) {
+                    (Some(sink), Some(layer)) => sink.finished(layer, self.options.epoch),
+                    (_, layer) => state.undigested.extend(layer),
+                }
                 for dependent in self.graph.dependents(id) {
                     if let Some(inputs) = state.waiting.get_mut(&dependent) {
                         *inputs -= 1;

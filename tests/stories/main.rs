@@ -43,6 +43,7 @@ mod name_a_frontend;
 mod networks;
 mod pin_sources;
 mod prune_while_building;
+mod push_while_building;
 mod read_old_logs;
 mod reproduce_an_image;
 mod run_at_once;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::output::{check_dialect, compression};
+use super::output::{PushBy, check_dialect, compression};
 use crate::cancel::Cancel;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
@@ -14,7 +14,7 @@ use crate::cli::session::{GlobalOptions, Session};
 use crate::export::{self, Dialect, Documents, Form};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::progress::Progress;
-use crate::push;
+use crate::push::{self, LayerPush};
 use crate::registry::Client;
 
 /// Send an image to a registry, with all of its platforms. The last line of output is the image's name and digest there.
@@ -96,7 +96,16 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     let mut last = None;
     for (image, target) in &targets {
         let id = session.part(image, arguments.platform.as_ref())?.id();
-        last = Some(push_image(&session, &client, id, target, &form, &*progress, &cancel)?);
+        last = Some(push_image(
+            &session,
+            &client,
+            id,
+            target,
+            PushBy::Name,
+            &form,
+            &*progress,
+            &cancel,
+        )?);
     }
     if let (Some(path), Some(pushed)) = (&arguments.digestfile, last) {
         std::fs::write(path, pushed.digest.to_string())
@@ -148,20 +157,38 @@ pub(super) fn push_image(
     session: &Session,
     client: &Client,
     id: Digest,
-    target: &Reference,
+    name: &Reference,
+    by: PushBy,
     form: &Form,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Descriptor, Failure> {
     let Session { store, snapshotter, .. } = session;
-    let documents = export::documents(store, snapshotter, &id, form)?;
+    let layers = LayerPush {
+        client,
+        store,
+        snapshotter,
+        target: name,
+        progress,
+        cancel,
+    };
+    let sent = layers.send(&export::layers_to_make(store, &id, form)?)?;
+    let form = Form {
+        elsewhere: sent.blobs.clone(),
+        ..form.clone()
+    };
+    let documents = export::documents(store, snapshotter, &id, &form)?;
+    let target = &match by {
+        PushBy::Name => name.clone(),
+        PushBy::Digest => name.with_digest(documents.top().0.digest),
+    };
     let content = match &documents {
         Documents::Image((manifest, _)) => push::Content::Image(manifest),
         Documents::Index((index, _), images) => {
             push::Content::Index(index, images.iter().map(|(manifest, _)| manifest).collect())
         }
     };
-    let pushed = push::push(client, store, &content, target, progress, cancel)?;
+    let pushed = push::push(client, store, &content, target, progress, cancel)?.after(&sent);
     output::remark(format_args!(
         "pushed {}: {} uploaded, {} mounted, {} already there",
         target.familiar(),

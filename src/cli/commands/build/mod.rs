@@ -50,9 +50,10 @@ use crate::history::{Finish, Recorder};
 use crate::network::NetworkOnDemand;
 use crate::oci::{Platform, Reference};
 use crate::parser::displayable;
-use crate::pipeline::{self, BuildRequest, Built, CacheMountState, Forecast, Shape, Workshop};
+use crate::pipeline::{self, BuildError, BuildRequest, Built, CacheMountState, Forecast, Shape, Workshop};
 use crate::planner::PlanOptions;
 use crate::progress::Event;
+use crate::push::{EarlyPush, LayerPush};
 use crate::solver::Unshared;
 
 pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCode, Failure> {
@@ -108,7 +109,7 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
             name: &name,
             text: &text,
         };
-        let built = match pipeline::build(&request, workshop) {
+        let built = match build_and_send(&arguments, session, &request, workshop) {
             Ok(built) => built,
             Err(error) => {
                 recorder.finish(&recording::finish_of(&error));
@@ -152,6 +153,34 @@ fn unshared(built: &Built) -> Result<(), Failure> {
     };
     let message = format!("the image is made, but {cache} did not get all results of this build: {reason}");
     Err(Failure::environment(message).hint("without ignore-error=false this is a warning"))
+}
+
+/// Builds, and sends layers meanwhile where the image is to be pushed.
+fn build_and_send(
+    arguments: &Arguments,
+    session: &Session,
+    request: &BuildRequest,
+    workshop: Workshop<'_>,
+) -> Result<Built, BuildError> {
+    let outputs = outputs(arguments);
+    let Some((target, transport, form)) = outputs.iter().find_map(|output| output.first_push(&arguments.tags)) else {
+        return pipeline::build(request, workshop);
+    };
+    let client = transport.client(session, workshop.cancel, std::slice::from_ref(target));
+    let push = LayerPush {
+        client: &client,
+        store: workshop.store,
+        snapshotter: workshop.snapshotter,
+        target,
+        progress: workshop.progress,
+        cancel: workshop.cancel,
+    };
+    let early = EarlyPush::default();
+    let workshop = Workshop {
+        layers: Some(&early),
+        ..workshop
+    };
+    early.beside(push, form.new_layers(), || pipeline::build(request, workshop))
 }
 
 /// Writes, pushes and loads what was built, where that was asked for.
@@ -265,6 +294,7 @@ fn at_work<T>(
         agents: &agents.sockets,
         resources: &resources,
         network: &network,
+        layers: None,
         failed: None,
         progress: &*progress,
         cancel: &signals.cancel,

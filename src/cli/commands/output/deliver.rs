@@ -147,22 +147,12 @@ impl Job<'_> {
             cancel,
             ..
         } = self.delivery;
-        let client = match transport {
-            Transport::Configured => session.client(cancel),
-            Transport::Insecure => session.insecure_client(cancel, self.names()),
-        };
+        let client = transport.client(session, cancel, self.names());
         let mut pushed = None;
         for name in self.names() {
             let form = &self.output.form;
-            let target = match by {
-                PushBy::Name => name.clone(),
-                PushBy::Digest => {
-                    let documents = export::documents(&session.store, &session.snapshotter, &built.id, form)?;
-                    name.with_digest(documents.top().0.digest)
-                }
-            };
             pushed = Some(push_image(
-                session, &client, built.id, &target, form, *progress, cancel,
+                session, &client, built.id, name, by, form, *progress, cancel,
             )?);
         }
         Ok(pushed)

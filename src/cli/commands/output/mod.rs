@@ -11,10 +11,13 @@ use std::str::FromStr;
 pub(super) use deliver::{Delivered, Delivery};
 pub(super) use stream::{to_file, to_stdout};
 
+use crate::cancel::Cancel;
 use crate::cli::fields::Fields;
+use crate::cli::session::Session;
 use crate::export::{Annotation, AnnotationTarget, Compression, CompressionOptions, Dialect, Existing, Form};
 use crate::oci::attestation::AttestationForm;
 use crate::oci::{Platform, Reference};
+use crate::registry::Client;
 
 /// One `--output`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,16 +58,26 @@ enum Push {
 
 /// What the registry knows a pushed image by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum PushBy {
+pub(super) enum PushBy {
     Name,
     Digest,
 }
 
 /// How a registry is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Transport {
+pub(super) enum Transport {
     Configured,
     Insecure,
+}
+
+impl Transport {
+    /// What speaks to the registries of `names`.
+    pub(super) fn client(self, session: &Session, cancel: &Cancel, names: &[Reference]) -> Client {
+        match self {
+            Self::Configured => session.client(cancel),
+            Self::Insecure => session.insecure_client(cancel, names),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,6 +129,16 @@ impl Output {
             Kind::Image(_) => &self.names,
             _ => &[],
         }
+    }
+
+    /// Where its image goes, how that is spoken to, and how layers are compressed; `None` where it is not pushed, or its
+    /// layers are not those of the build's steps.
+    pub(super) fn first_push<'a>(&'a self, tags: &'a [Reference]) -> Option<(&'a Reference, Transport, &'a Form)> {
+        let Kind::Image(Push::Yes { transport, .. }) = self.kind else {
+            return None;
+        };
+        let name = self.names.first().or(tags.first())?;
+        (self.timestamps == Timestamps::Unsaid).then_some((name, transport, &self.form))
     }
 
     /// What it adds to the documents.
@@ -309,6 +332,7 @@ fn form(fields: &mut Fields) -> Result<Form, String> {
             Some(false) => AttestationForm::Image,
             Some(true) | None => AttestationForm::Artifact,
         },
+        ..Form::default()
     };
     check_dialect(&form)?;
     Ok(form)
