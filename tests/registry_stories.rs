@@ -20,6 +20,8 @@ mod pulls;
 mod pushes;
 #[path = "registry_stories/referrers.rs"]
 mod referrers;
+#[path = "registry_stories/routes.rs"]
+mod routes;
 #[path = "registry_stories/uploads.rs"]
 mod uploads;
 

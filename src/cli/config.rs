@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::isolation::Way;
 use super::limits::Size;
 use super::sources::PolicyConfig;
+use super::registries::ProxyConfig;
 use crate::cache::remote::MountLimits;
 use crate::context::Modes;
 use crate::registry::RegistryConfig;
@@ -41,6 +42,9 @@ pub(super) struct Config {
     /// `[policy]`: what sources builds, pulls and runs may use.
     #[serde(default)]
     pub policy: PolicyConfig,
+    /// `[proxies]`: what stands between here and registries.
+    #[serde(default)]
+    pub proxies: ProxyConfig,
     /// `[registry."docker.io"]` and its kin.
     #[serde(default)]
     pub registry: RegistryConfig,
@@ -138,6 +142,11 @@ impl Config {
                 max_entries: own.cache_mounts.max_entries.or(config.cache_mounts.max_entries),
             };
             config.policy = config.policy.and(own.policy);
+            config.proxies = ProxyConfig {
+                http_proxy: own.proxies.http_proxy.or(config.proxies.http_proxy),
+                https_proxy: own.proxies.https_proxy.or(config.proxies.https_proxy),
+                no_proxy: own.proxies.no_proxy.or(config.proxies.no_proxy),
+            };
             config.registry.overlay(own.registry);
         }
         Ok(config)

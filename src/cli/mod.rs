@@ -4,6 +4,7 @@
 
 mod agents;
 mod collection;
+mod command_line;
 mod commands;
 mod config;
 mod diagnostic;
@@ -20,8 +21,10 @@ mod limits;
 mod output;
 mod privileges;
 mod progress;
+mod prompt;
 #[cfg(test)]
 mod reference;
+mod registries;
 mod remote_caches;
 mod report;
 mod runtime;

@@ -8,12 +8,13 @@ use super::config::Config;
 use super::failure::Failure;
 use super::isolation::{self, IsolationArguments};
 use super::output;
+use super::registries::{Registries, RegistryArguments};
 use crate::cancel::Cancel;
 use crate::executor::sandbox::rootless::{Identities, RootlessError, enter_user_namespace, has_single_id};
 use crate::executor::sandbox::{Isolation, end_leftovers, missing_for_chroot};
-use crate::oci::{Platform, Reference};
+use crate::oci::Platform;
 use crate::pull::{Looker, PullPolicy, Puller};
-use crate::registry::{Client, Credentials, HostConfig, Patience};
+use crate::registry::{Client, Patience};
 use crate::snapshot::{IdMode, SnapshotError, Snapshotter};
 use crate::store::{ImageRecord, IndexRecord, Store, StoredImage};
 
@@ -35,6 +36,8 @@ pub(super) struct Session {
     pub snapshotter: Snapshotter,
     /// How processes are to be kept apart.
     pub isolation: Isolation,
+    /// How registries are reached.
+    pub registries: Registries,
     identities: Identities,
 }
 
@@ -91,8 +94,10 @@ impl Session {
             Purpose::Storage => Isolation::default(),
             Purpose::Processes(isolation) => isolation,
         };
+        let registries = Registries::new(&config, &RegistryArguments::default())?;
         Ok(Self {
             config,
+            registries,
             store,
             snapshotter,
             isolation,
@@ -115,9 +120,8 @@ impl Session {
             .or_else(|| default_root().ok());
         let made = root.filter(|root| root.join("index.sqlite").exists());
         let store = made.and_then(|root| Store::open(&root).ok());
-        let credentials = Credentials::in_files(credential_files());
-        let client = Client::new(config.registry, credentials, cancel.clone());
-        Ok(Looker::new(client, store, policy))
+        let registries = Registries::new(&config, &RegistryArguments::default())?;
+        Ok(Looker::new(registries.client(cancel), store, policy))
     }
 
     /// The image that `text` names.
@@ -158,33 +162,17 @@ impl Session {
     /// A client for registries, with the user's credentials. It does nothing until it is asked something.
     /// Setting `cancel` stops it.
     pub fn client(&self, cancel: &Cancel) -> Client {
-        Client::new(
-            self.config.registry.clone(),
-            Credentials::in_files(credential_files()),
-            cancel.clone(),
-        )
+        self.registries.client(cancel)
     }
 
-    /// The same, which asks nothing of the registries of `names` but that they answer: no encryption.
-    pub fn insecure_client(&self, cancel: &Cancel, names: &[Reference]) -> Client {
-        let mut registries = self.config.registry.clone();
-        for name in names {
-            let table = registries.table(name.registry());
-            let http = Some(true);
-            registries.set(name.registry(), HostConfig { http, ..table });
-        }
-        let credentials = Credentials::in_files(credential_files());
-        Client::new(registries, credentials, cancel.clone())
+    /// The same, which asks nothing of registries but that they answer: neither a certificate nor encryption.
+    pub fn insecure_client(&self, cancel: &Cancel) -> Client {
+        self.registries.insecure().client(cancel)
     }
 
     /// The same with other time-outs and retries.
     pub fn client_with(&self, cancel: &Cancel, patience: Patience) -> Client {
-        Client::with_patience(
-            self.config.registry.clone(),
-            Credentials::in_files(credential_files()),
-            cancel.clone(),
-            patience,
-        )
+        self.registries.client_with(cancel, patience)
     }
 
     /// A puller into the store.
@@ -248,19 +236,4 @@ fn default_root() -> Result<PathBuf, Failure> {
     data.or_else(home)
         .map(|data| data.join("builder"))
         .ok_or_else(|| Failure::usage("neither --root, XDG_DATA_HOME nor HOME says where the store is"))
-}
-
-/// Where docker, podman and buildah keep credentials, in the order in which they are asked.
-fn credential_files() -> Vec<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let docker = variable("DOCKER_CONFIG").or_else(|| variable("HOME").map(|home| home.join(".docker")));
-    let podman = variable("XDG_RUNTIME_DIR").map(|run| run.join("containers/auth.json"));
-    let personal = variable("HOME").map(|home| home.join(".config/containers/auth.json"));
-    let files = [
-        variable("REGISTRY_AUTH_FILE"),
-        docker.map(|directory| directory.join("config.json")),
-        podman,
-        personal,
-    ];
-    files.into_iter().flatten().collect()
 }

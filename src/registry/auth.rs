@@ -3,36 +3,29 @@
 //! "Token Authentication Specification" and "OAuth2 Token Authentication" of the distribution project. Secrets travel
 //! only where [`RegistryConfig::may_carry_secrets`] allows it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
-use reqwest::Method;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde::Deserialize;
+use reqwest::header::{HeaderMap, HeaderValue};
 use url::Url;
-use url::form_urlencoded::Serializer;
 
 use super::challenge::{Challenge, challenges};
-use super::config::Endpoint;
-use super::credentials::{Credential, CredentialError, Credentials};
+use super::config::{Endpoint, authority};
+use super::credentials::{Credential, CredentialError, Credentials, Secret};
 use super::error::{Answer, Presented};
-use super::transport::{Call, Transport, read_bounded};
+use super::retry::retry_after;
+use super::route::Route;
+use super::token::{Access, Asked, Token, TokenRequest, basic_header, bearer_header, may_want_query};
+use super::transport::{Transport, read_bounded};
 use super::{Patience, RegistryConfig, RegistryError};
 
-const CLIENT_ID: &str = "builder";
 /// No answer of a token server is read beyond this many bytes.
 const LARGEST_TOKEN: usize = 1 << 20;
-/// What a token lasts when its server does not say, and what it lasts at least and at most here.
-const DEFAULT_LIFETIME: u64 = 60;
-const LONGEST_LIFETIME: u64 = 24 * 60 * 60;
 /// A token that lasts no longer than this is fetched anew, so that it does not run out on its way.
 const MARGIN: Duration = Duration::from_secs(10);
 /// A credential helper may ask a person to unlock a key ring.
-const HELPER_PATIENCE: Duration = Duration::from_secs(120);
+const HELPER_PATIENCE: Duration = Duration::from_secs(130);
 
 /// What a token must allow: `repository:library/busybox:pull`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -51,6 +44,19 @@ impl Scopes {
         Self(scopes)
     }
 
+    /// Nothing but being known.
+    pub fn login() -> Self {
+        Self(BTreeSet::new())
+    }
+
+    fn access(&self) -> Access {
+        if self.0.is_empty() {
+            Access::Offline
+        } else {
+            Access::Online
+        }
+    }
+
     fn with(&self, wanted: Option<&str>) -> BTreeSet<String> {
         let wanted = wanted.unwrap_or_default().split_ascii_whitespace().map(str::to_owned);
         self.0.iter().cloned().chain(wanted).collect()
@@ -63,9 +69,20 @@ struct Grant {
     header: HeaderValue,
     expires: Option<Instant>,
     credentials: Presented,
+    /// What a token server gave to come back with.
+    identity: Option<Secret>,
 }
 
 impl Grant {
+    fn lasting(header: HeaderValue) -> Self {
+        Self {
+            header,
+            expires: None,
+            credentials: Presented::Credentials,
+            identity: None,
+        }
+    }
+
     fn is_fresh(&self) -> bool {
         self.expires.is_none_or(|expires| expires > Instant::now() + MARGIN)
     }
@@ -79,6 +96,8 @@ pub(super) struct Authorizer {
     credentials: Arc<Credentials>,
     patience: Patience,
     slots: Mutex<HashMap<(String, Scopes), Slot>>,
+    /// Token servers that want names and passwords the older way.
+    by_query: Mutex<HashSet<String>>,
 }
 
 /// What to send with a request, and whether credentials went into it.
@@ -90,12 +109,13 @@ pub(super) struct Authorization {
 impl Authorizer {
     /// Knows nobody yet.
     pub fn new(config: Arc<RegistryConfig>, credentials: Arc<Credentials>, patience: Patience) -> Self {
-        let slots = Mutex::default();
+        let (slots, by_query) = Default::default();
         Self {
             config,
             credentials,
             patience,
             slots,
+            by_query,
         }
     }
 
@@ -172,16 +192,19 @@ impl Authorizer {
         })
     }
 
+    /// The identity token that came with what was granted.
+    pub async fn identity(&self, endpoint: &Endpoint, scopes: &Scopes) -> Option<Secret> {
+        let slot = self.slot(endpoint, scopes);
+        let grant = slot.lock().await;
+        grant.as_ref().and_then(|grant| grant.identity.clone())
+    }
+
     async fn basic(&self, endpoint: &Endpoint, scopes: &Scopes) -> Result<Option<Grant>, RegistryError> {
         let Some(Credential::Password { username, password }) = self.credential(endpoint, scopes).await? else {
             return Ok(None);
         };
         self.require_safe(endpoint, &endpoint.base)?;
-        Ok(Some(Grant {
-            header: basic_header(&username, password.reveal()),
-            expires: None,
-            credentials: Presented::Credentials,
-        }))
+        Ok(Some(Grant::lasting(basic_header(&username, password.reveal()))))
     }
 
     async fn bearer(
@@ -193,50 +216,107 @@ impl Authorizer {
         service: Option<&str>,
         wanted: BTreeSet<String>,
     ) -> Result<Grant, RegistryError> {
-        let unusable = || RegistryError::Protocol {
-            url: (&endpoint.base).into(),
-            problem: "names a token server that is no HTTP URL",
+        let protocol = |url: &Url, problem| RegistryError::Protocol {
+            url: url.into(),
+            problem,
         };
+        let unusable = || protocol(&endpoint.base, "names a token server that is no HTTP URL");
         let realm = Url::parse(realm).map_err(|_| unusable())?;
         if !matches!(realm.scheme(), "http" | "https") {
             return Err(unusable());
         }
         let credential = self.credential(endpoint, scopes).await?;
+        if let Some(Credential::AccessToken(token)) = &credential {
+            self.require_safe(endpoint, &endpoint.base)?;
+            let header = bearer_header(token.reveal());
+            let header = header.ok_or_else(|| protocol(&endpoint.base, "has a `registrytoken` that is no token"))?;
+            return Ok(Grant::lasting(header));
+        }
         if credential.is_some() {
             self.require_safe(endpoint, &realm)?;
         }
-        let (call, authorization) = token_call(realm, service, &wanted, credential.as_ref());
-        // A private registry's token server has, as a rule, the same private certificate authority.
-        let ca = endpoint
-            .ca
-            .as_deref()
-            .filter(|_| call.url.host() == endpoint.base.host());
-        let response = transport.send(&call, authorization.as_ref(), ca).await?;
-        let status = response.status();
+        let request = TokenRequest {
+            realm,
+            service,
+            scopes: &wanted,
+            access: scopes.access(),
+        };
+        let body = self.fetch(transport, endpoint, &request, credential.as_ref()).await?;
+        let token = Token::parse(&body);
+        let token = token.ok_or_else(|| protocol(&request.realm, "answered without a usable token"))?;
+        Ok(Grant {
+            header: token.header,
+            expires: Some(token.expires),
+            credentials: presented(credential.as_ref()),
+            identity: token.identity,
+        })
+    }
+
+    /// Asks the token server the newer way, then the older one where that may help.
+    async fn fetch(
+        &self,
+        transport: &Transport,
+        endpoint: &Endpoint,
+        request: &TokenRequest<'_>,
+        credential: Option<&Credential>,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let realm = request.realm.to_string();
+        let by_query = || self.by_query.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let is_password = matches!(credential, Some(Credential::Password { .. }));
+        let form = credential.and_then(|credential| request.by_form(credential));
+        let known = is_password && by_query().contains(&realm);
+        if let Some(asked) = form.filter(|_| !known) {
+            match self.ask(transport, endpoint, asked, credential).await {
+                Err(error) if is_password && error.status().is_some_and(may_want_query) => {}
+                done => return done,
+            }
+        }
+        let body = self
+            .ask(transport, endpoint, request.by_query(credential), credential)
+            .await?;
+        if is_password {
+            by_query().insert(realm);
+        }
+        Ok(body)
+    }
+
+    async fn ask(
+        &self,
+        transport: &Transport,
+        endpoint: &Endpoint,
+        (call, authorization): Asked,
+        credential: Option<&Credential>,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let route = self.route_of(endpoint, &call.url);
+        let response = transport.send(&call, authorization.as_ref(), Some(&route)).await?;
+        let (status, wanted) = (response.status(), retry_after(response.headers(), SystemTime::now()));
         let body = read_bounded(response, LARGEST_TOKEN, self.patience.idle)
             .await?
             .unwrap_or_default();
-        let credentials = match credential {
-            Some(_) => Presented::Credentials,
-            None => Presented::Nothing,
-        };
-        if !status.is_success() {
-            let subject = format!("no token for {}", endpoint.name);
-            let answer = Box::new(Answer::new(call.method, &call.url, status.as_u16(), &body));
-            return Err(match status.as_u16() {
-                400 | 401 | 403 => RegistryError::Unauthorized {
-                    subject,
-                    answer,
-                    credentials,
-                },
-                429 => RegistryError::TooManyRequests { subject, answer },
-                _ => RegistryError::Refused { subject, answer },
-            });
+        if status.is_success() {
+            return Ok(body);
         }
-        grant(&body, credentials).ok_or_else(|| RegistryError::Protocol {
-            url: (&call.url).into(),
-            problem: "answered without a usable token",
+        let subject = format!("no token for {}", endpoint.name);
+        let answer = Answer::new(call.method, &call.url, status.as_u16(), &body).with_pause(wanted);
+        let answer = Box::new(answer);
+        Err(match status.as_u16() {
+            400 | 401 | 403 => RegistryError::Unauthorized {
+                subject,
+                answer,
+                credentials: presented(credential),
+            },
+            429 => RegistryError::TooManyRequests { subject, answer },
+            _ => RegistryError::Refused { subject, answer },
         })
+    }
+
+    /// A private registry's token server has, as a rule, the same private certificate authority; one at another host
+    /// has that host's table.
+    fn route_of(&self, endpoint: &Endpoint, realm: &Url) -> Arc<Route> {
+        match realm.host() == endpoint.base.host() {
+            true => endpoint.route.clone(),
+            false => self.config.route(&authority(realm)),
+        }
     }
 
     fn require_safe(&self, endpoint: &Endpoint, url: &Url) -> Result<(), RegistryError> {
@@ -259,71 +339,9 @@ impl From<Option<&Grant>> for Authorization {
     }
 }
 
-fn basic_header(username: &str, password: &str) -> HeaderValue {
-    let text = format!("Basic {}", BASE64.encode(format!("{username}:{password}")));
-    let mut header = HeaderValue::from_str(&text).expect("base64 has no character that a header forbids");
-    header.set_sensitive(true);
-    header
-}
-
-/// The request for a token: GET, with name and password where there are any; POST where there is an identity token.
-fn token_call(
-    mut realm: Url,
-    service: Option<&str>,
-    scopes: &BTreeSet<String>,
-    credential: Option<&Credential>,
-) -> (Call, Option<HeaderValue>) {
+fn presented(credential: Option<&Credential>) -> Presented {
     match credential {
-        Some(Credential::IdentityToken(token)) => {
-            let mut form = Serializer::new(String::new());
-            form.append_pair("grant_type", "refresh_token")
-                .append_pair("client_id", CLIENT_ID);
-            form.append_pair("service", service.unwrap_or_default());
-            let scope = scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-            form.append_pair("scope", &scope)
-                .append_pair("refresh_token", token.reveal());
-            let mut call = Call::new(Method::POST, realm);
-            let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
-            call.headers.insert(CONTENT_TYPE, kind);
-            call.body = Some(Bytes::from(form.finish()));
-            (call, None)
-        }
-        other => {
-            let mut query = realm.query_pairs_mut();
-            query.extend_pairs(service.map(|service| ("service", service)));
-            query.extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
-            let header = match other {
-                Some(Credential::Password { username, password }) => {
-                    query.append_pair("account", username);
-                    Some(basic_header(username, password.reveal()))
-                }
-                _ => None,
-            };
-            drop(query);
-            (Call::new(Method::GET, realm), header)
-        }
+        Some(_) => Presented::Credentials,
+        None => Presented::Nothing,
     }
-}
-
-fn grant(body: &[u8], credentials: Presented) -> Option<Grant> {
-    #[derive(Deserialize)]
-    struct Document {
-        token: Option<String>,
-        access_token: Option<String>,
-        expires_in: Option<u64>,
-    }
-    let document: Document = serde_json::from_slice(body).ok()?;
-    let filled = |token: &String| !token.is_empty();
-    let token = document.token.filter(filled).or(document.access_token.filter(filled))?;
-    let mut header = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
-    header.set_sensitive(true);
-    let lifetime = document
-        .expires_in
-        .unwrap_or(DEFAULT_LIFETIME)
-        .clamp(DEFAULT_LIFETIME, LONGEST_LIFETIME);
-    Some(Grant {
-        header,
-        expires: Some(Instant::now() + Duration::from_secs(lifetime)),
-        credentials,
-    })
 }

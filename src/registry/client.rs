@@ -14,8 +14,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::config::{Endpoint, Protocol};
 use super::download::{BlobReader, Source};
 use super::file::{FileAnswer, FileRequest, RemoteFile};
+use super::login::Login;
 use super::session::Session;
 use super::upload::{Make, Offer, Open, Place, Presence, StreamError, Streamed, Target, Upload, Uploaded, offer, send};
 use super::{Credentials, Patience, RegistryConfig, RegistryError};
@@ -57,7 +59,7 @@ impl Client {
     /// # Errors
     /// When none has it, or none in a form that can be used.
     pub fn manifest(&self, reference: &Reference) -> Result<(ManifestOrIndex, Descriptor), RegistryError> {
-        let endpoints = self.session.config.pull_endpoints(reference)?;
+        let endpoints = self.pull_endpoints(reference)?;
         let work = async {
             let mut failures = Vec::new();
             for endpoint in &endpoints {
@@ -81,7 +83,7 @@ impl Client {
             session: self.session.clone(),
             reference: reference.clone(),
             descriptor: descriptor.clone(),
-            endpoints: self.session.config.pull_endpoints(reference)?,
+            endpoints: self.pull_endpoints(reference)?,
         };
         let network = self.network()?;
         let first = network.wait(source.open())?;
@@ -93,7 +95,7 @@ impl Client {
     /// # Errors
     /// When the registry says neither yes nor no.
     pub fn has_blob(&self, reference: &Reference, blob: Digest) -> Result<bool, RegistryError> {
-        let endpoint = self.session.config.endpoint(reference)?;
+        let endpoint = self.endpoint(reference)?;
         let work = self.session.has_blob(&endpoint, reference, blob);
         self.network()?.wait(self.session.within(&endpoint, work))
     }
@@ -135,7 +137,7 @@ impl Client {
         presence: Presence,
         open: &Open<'_>,
     ) -> Result<Uploaded, RegistryError> {
-        let endpoint = self.session.config.endpoint(reference)?;
+        let endpoint = self.endpoint(reference)?;
         let upload = Upload {
             target: Target {
                 session: &self.session,
@@ -160,7 +162,7 @@ impl Client {
         blob: Digest,
         mount_from: Option<&Reference>,
     ) -> Result<Offer, RegistryError> {
-        let endpoint = self.session.config.endpoint(reference)?;
+        let endpoint = self.endpoint(reference)?;
         let target = Target {
             session: &self.session,
             endpoint: &endpoint,
@@ -181,7 +183,7 @@ impl Client {
         place: Option<Place>,
         make: &mut Make<'_>,
     ) -> Result<Streamed, StreamError> {
-        let endpoint = self.session.config.endpoint(reference)?;
+        let endpoint = self.endpoint(reference)?;
         let target = Target {
             session: &self.session,
             endpoint: &endpoint,
@@ -197,7 +199,7 @@ impl Client {
     /// # Errors
     /// When the registry refuses it.
     pub fn put_manifest(&self, reference: &Reference, media_type: &str, bytes: &[u8]) -> Result<Digest, RegistryError> {
-        let endpoint = self.session.config.endpoint(reference)?;
+        let endpoint = self.endpoint(reference)?;
         let bytes = Bytes::copy_from_slice(bytes);
         let work = self.session.put_manifest(&endpoint, reference, media_type, bytes);
         self.network()?.wait(self.session.within(&endpoint, work))
@@ -216,7 +218,7 @@ impl Client {
         subject: Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let endpoints = self.session.config.pull_endpoints(reference)?;
+        let endpoints = self.pull_endpoints(reference)?;
         let work = async {
             let mut outcome = Ok(Vec::new());
             for endpoint in &endpoints {
@@ -239,7 +241,7 @@ impl Client {
     /// # Errors
     /// When the registry does not list them, or more than anybody would read.
     pub fn tags(&self, reference: &Reference) -> Result<Vec<String>, RegistryError> {
-        let endpoint = self.session.config.endpoint(reference)?;
+        let endpoint = self.endpoint(reference)?;
         let work = self.session.tags(&endpoint, reference);
         self.network()?.wait(self.session.within(&endpoint, work))
     }
@@ -253,6 +255,34 @@ impl Client {
         let network = self.network()?;
         let response = network.wait(file.open(&request.conditions))?;
         FileAnswer::new(network, file, response)
+    }
+
+    /// Shows the registry `server`, named as in references, the credentials that there are for it.
+    ///
+    /// # Errors
+    /// When it does not accept them, or is no registry.
+    pub fn login(&self, server: &str) -> Result<Login, RegistryError> {
+        let endpoint = self.settled(self.session.config.endpoint_named(server)?)?;
+        let work = self.session.login(&endpoint);
+        self.network()?.wait(self.session.within(&endpoint, work))
+    }
+
+    /// The registry itself: where pushes go.
+    fn endpoint(&self, reference: &Reference) -> Result<Endpoint, RegistryError> {
+        self.settled(self.session.config.endpoint(reference)?)
+    }
+
+    /// Where pulls go: the mirrors in their order, then the registry itself.
+    fn pull_endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, RegistryError> {
+        let endpoints = self.session.config.pull_endpoints(reference)?;
+        endpoints.into_iter().map(|endpoint| self.settled(endpoint)).collect()
+    }
+
+    fn settled(&self, endpoint: Endpoint) -> Result<Endpoint, RegistryError> {
+        if endpoint.protocol == Protocol::Settled {
+            return Ok(endpoint);
+        }
+        self.network()?.wait(async { Ok(self.session.settle(endpoint).await) })
     }
 
     fn network(&self) -> Result<Arc<Network>, RegistryError> {

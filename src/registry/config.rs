@@ -4,23 +4,50 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 use url::{Host, Url};
 
-use super::RegistryError;
 use super::error::ShownUrl;
+use super::route::{Route, Verification};
+use super::{Proxies, RegistryError};
 use crate::oci::Reference;
 
 /// Docker Hub's name in references, and the host that answers for it.
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+/// What the kernel takes as the path of a socket, in bytes (unix(7)).
+const LONGEST_SOCKET: usize = 107;
 
-/// The `[registry."host"]` tables of the configuration file.
+/// The `[registry."host"]` tables of the configuration file, and what else says how registries are reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct RegistryConfig {
     hosts: BTreeMap<String, HostConfig>,
+    /// Which requests go through which proxy.
+    #[serde(skip)]
+    pub proxies: Proxies,
+    /// Directories with a directory of certificates for each host, `HOST[:PORT]`: the first that has one for a host counts.
+    #[serde(skip)]
+    pub certificates: Vec<PathBuf>,
+    /// A directory of certificates for whatever host is asked; before all others.
+    #[serde(skip)]
+    pub own_certificates: Option<PathBuf>,
+    /// What of TLS may be missing everywhere.
+    #[serde(skip)]
+    pub security: Security,
+}
+
+/// What is demanded of connections to registries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Security {
+    /// What each host's table says: TLS and a certificate, by default.
+    #[default]
+    Required,
+    /// Nothing: certificates are not verified, and registries that speak no TLS are asked without it, credentials
+    /// included.
+    Waived,
 }
 
 /// What one `[registry."host"]` table says.
@@ -33,6 +60,14 @@ pub struct HostConfig {
     pub http: Option<bool>,
     /// A PEM file of certificate authorities, trusted for this host besides the system's.
     pub ca: Option<PathBuf>,
+    /// PEM files of the certificate that is shown to this host, and of its key.
+    pub cert: Option<PathBuf>,
+    /// See `cert`.
+    pub key: Option<PathBuf>,
+    /// `true`: whatever certificate the host shows will do.
+    pub insecure: bool,
+    /// A Unix socket on which the registry listens.
+    pub socket: Option<PathBuf>,
 }
 
 impl RegistryConfig {
@@ -41,19 +76,39 @@ impl RegistryConfig {
         self.hosts.insert(host.to_owned(), table);
     }
 
-    /// The table of `host`, an empty one where there is none.
-    pub fn table(&self, host: &str) -> HostConfig {
-        self.hosts.get(host).cloned().unwrap_or_default()
-    }
-
     /// Lets each table of `later` take the place of this one's table for the same host.
     pub fn overlay(&mut self, later: RegistryConfig) {
         self.hosts.extend(later.hosts);
     }
 
+    /// How the host `name` is reached.
+    pub(super) fn route(&self, name: &str) -> Arc<Route> {
+        let table = self.hosts.get(name);
+        let waived = self.security == Security::Waived || table.is_some_and(|table| table.insecure);
+        let own = self.own_certificates.iter().cloned();
+        let identity = table.and_then(|table| Some((table.cert.clone()?, table.key.clone()?)));
+        Arc::new(Route {
+            socket: table.and_then(|table| table.socket.clone()),
+            authorities: table.and_then(|table| table.ca.clone()),
+            identity,
+            directories: own
+                .chain(self.certificates.iter().map(|directory| directory.join(name)))
+                .collect(),
+            verification: if waived {
+                Verification::Waived
+            } else {
+                Verification::Required
+            },
+        })
+    }
+
     /// The registry itself: where pushes go.
     pub(super) fn endpoint(&self, reference: &Reference) -> Result<Endpoint, RegistryError> {
-        let name = reference.registry();
+        self.endpoint_named(reference.registry())
+    }
+
+    /// The registry `name`, as it stands in references.
+    pub(super) fn endpoint_named(&self, name: &str) -> Result<Endpoint, RegistryError> {
         let host = if name == DOCKER_HUB { DOCKER_HUB_HOST } else { name };
         self.endpoint_of(name, host, None, "")
     }
@@ -66,12 +121,10 @@ impl RegistryConfig {
             .map_or(&[][..], |table| &table.mirrors);
         let mut endpoints = Vec::with_capacity(mirrors.len() + 1);
         for mirror in mirrors {
-            endpoints.push(self.endpoint_of(
-                &mirror.authority,
-                &mirror.authority,
-                mirror.plain_http,
-                &mirror.prefix,
-            )?);
+            endpoints.push(match &mirror.socket {
+                Some(socket) => socket_endpoint(socket)?,
+                None => self.endpoint_of(&mirror.authority, &mirror.authority, mirror.plain_http, &mirror.prefix)?,
+            });
         }
         endpoints.push(self.endpoint(reference)?);
         Ok(endpoints)
@@ -79,15 +132,11 @@ impl RegistryConfig {
 
     /// Whether secrets may travel to `url`: over TLS, on this machine, or where `http = true` says so.
     pub(super) fn may_carry_secrets(&self, url: &Url) -> bool {
-        if url.scheme() == "https" || is_loopback(url) {
+        if url.scheme() == "https" || is_loopback(url) || self.security == Security::Waived {
             return true;
         }
         let host = url.host_str().unwrap_or_default();
-        let authority = match url.port() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        };
-        [authority, format!("{host}:80")]
+        [authority(url), format!("{host}:80")]
             .iter()
             .any(|name| self.hosts.get(name).and_then(|table| table.http) == Some(true))
     }
@@ -100,6 +149,11 @@ impl RegistryConfig {
         prefix: &str,
     ) -> Result<Endpoint, RegistryError> {
         let table = self.hosts.get(name);
+        if table.is_some_and(|table| table.cert.is_some() != table.key.is_some()) {
+            return Err(RegistryError::HalfIdentity {
+                registry: name.to_owned(),
+            });
+        }
         let parse = |scheme: &str| {
             Url::parse(&format!("{scheme}://{host}/")).map_err(|source| RegistryError::Host {
                 registry: name.to_owned(),
@@ -107,30 +161,39 @@ impl RegistryConfig {
             })
         };
         let secure = parse("https")?;
-        let plain_http = plain_http
-            .or(table.and_then(|table| table.http))
-            .unwrap_or(is_loopback(&secure));
+        let said = plain_http.or(table.and_then(|table| table.http));
+        let has_socket = table.is_some_and(|table| table.socket.is_some());
+        let protocol = match said {
+            None if self.security == Security::Waived && !has_socket => Protocol::Unknown,
+            _ => Protocol::Settled,
+        };
+        let plain_http = said.unwrap_or(protocol == Protocol::Settled && (is_loopback(&secure) || has_socket));
         Ok(Endpoint {
             base: if plain_http { parse("http")? } else { secure },
             name: name.to_owned(),
             prefix: prefix.to_owned(),
-            ca: table.and_then(|table| table.ca.clone()),
+            route: self.route(name),
+            protocol,
         })
     }
 }
 
-/// A mirror: `https://host[:port][/prefix]`, or the same without the scheme. The prefix is put before the repository,
+/// A mirror: `https://host[:port][/prefix]`, or the same without the scheme, or `unix:///path/of/a/socket`. The prefix is put before the repository,
 /// as the proxy projects of some registries want it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     authority: String,
     plain_http: Option<bool>,
     prefix: String,
+    /// `unix:///path`: a socket of this machine, instead of all that.
+    socket: Option<PathBuf>,
 }
 
 /// Why a text is not a mirror.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{url}` is not a mirror: expected http:// or https://, a host, and perhaps a port and a path")]
+#[error(
+    "`{url}` is not a mirror: expected http:// or https://, a host, and perhaps a port and a path; or unix:// and a path"
+)]
 pub struct MirrorError {
     url: String,
 }
@@ -145,6 +208,14 @@ impl std::str::FromStr for Mirror {
         };
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme @ ("http" | "https"), rest)) => (Some(scheme), rest),
+            Some(("unix", path)) if path.starts_with('/') && path.len() <= LONGEST_SOCKET => {
+                return Ok(Self {
+                    authority: text.to_owned(),
+                    plain_http: Some(true),
+                    prefix: String::new(),
+                    socket: Some(path.into()),
+                });
+            }
             Some(_) => return Err(error()),
             None => (None, text),
         };
@@ -169,6 +240,7 @@ impl std::str::FromStr for Mirror {
             authority,
             plain_http,
             prefix,
+            socket: None,
         })
     }
 }
@@ -190,8 +262,32 @@ pub(super) struct Endpoint {
     pub name: String,
     /// Put before the repository; ends with `/` where it is not empty.
     prefix: String,
-    /// Certificate authorities besides the system's.
-    pub ca: Option<PathBuf>,
+    /// How it is reached.
+    pub route: Arc<Route>,
+    /// Whether the scheme of `base` is certain.
+    pub protocol: Protocol,
+}
+
+impl Endpoint {
+    /// Its URL without encryption.
+    pub fn without_tls(&self) -> Url {
+        let mut url = self.base.clone();
+        // A port that is the default of TLS is part of the name only where it was written.
+        let port = self.name.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        // Both are possible for URLs of HTTP.
+        let _ = url.set_scheme("http");
+        let _ = url.set_port(port);
+        url
+    }
+}
+
+/// Whether it is known that a server speaks TLS, or that it does not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Protocol {
+    /// By what is configured, or by what it answered.
+    Settled,
+    /// Nobody said, and both would do.
+    Unknown,
 }
 
 impl Endpoint {
@@ -206,6 +302,35 @@ impl Endpoint {
         // References are parsed: neither repository nor tag nor digest holds a character that means something here.
         url.set_path(&format!("/v2/{}/{rest}", self.repository(reference)));
         url
+    }
+}
+
+/// A registry behind a socket of this machine.
+fn socket_endpoint(socket: &std::path::Path) -> Result<Endpoint, RegistryError> {
+    let name = format!("unix://{}", socket.display());
+    let base = Url::parse("http://localhost/").map_err(|source| RegistryError::Host {
+        registry: name.clone(),
+        source,
+    })?;
+    let route = Route {
+        socket: Some(socket.to_owned()),
+        ..Route::default()
+    };
+    Ok(Endpoint {
+        base,
+        name,
+        prefix: String::new(),
+        route: Arc::new(route),
+        protocol: Protocol::Settled,
+    })
+}
+
+/// Host and port of `url`, as they stand in references and tables.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
     }
 }
 

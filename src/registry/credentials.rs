@@ -1,24 +1,15 @@
-//! Credentials for registries: Docker's `config.json` with its helpers, and podman's `auth.json`.
+//! Credentials for registries: what is given, what files say, and what helpers keep.
 //!
 //! Owns the look-up and the type that keeps a secret out of every message. Reads only the files it is given; the
-//! command line knows the environment variables that name them. A credential helper is a program and inherits the
-//! environment (it needs `PATH`, and often a session bus).
+//! command line knows the environment variables that name them.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
-use docker_credential::{CredentialRetrievalError, DockerCredential};
-
-use super::error::harmless;
-
-/// What Docker Hub's credentials are kept under, for historical reasons.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
-/// No configuration file is read beyond this many bytes.
-const LARGEST_FILE: u64 = 4 << 20;
+use super::credential_file::{CredentialFile, Document};
 
 /// Text that no message shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,6 +24,11 @@ impl Secret {
     /// The text, to be sent and not to be shown.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// Whether there is nothing to hide.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -54,9 +50,11 @@ pub enum Credential {
     },
     /// An OAuth2 refresh token.
     IdentityToken(Secret),
+    /// What the registry itself takes as it is (`registrytoken`).
+    AccessToken(Secret),
 }
 
-/// Why credentials cannot be read.
+/// Why credentials cannot be read, kept or forgotten.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// The file is there and cannot be read.
@@ -67,6 +65,23 @@ pub enum CredentialError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The file cannot be written.
+    #[error("{path} cannot be written")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something else holds the file's directory.
+    #[error("{path} is being written by another program for more than {seconds} seconds")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
     },
     /// The file is no configuration.
     #[error("{path} is not a Docker configuration file in JSON")]
@@ -83,12 +98,19 @@ pub enum CredentialError {
         key: String,
     },
     /// A credential helper failed. Its output may hold secrets and is not shown.
-    #[error("the credential helper `{helper}` that {path} names failed")]
+    #[error("the credential helper `{helper}` failed")]
     Helper {
-        /// The file.
-        path: PathBuf,
         /// The program.
         helper: String,
+    },
+    /// A credential helper cannot be asked.
+    #[error("the credential helper `{helper}` cannot be run")]
+    HelperMissing {
+        /// The program.
+        helper: String,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// A credential helper gave no answer in time.
     #[error("no answer from the credential helper within {seconds} seconds")]
@@ -98,9 +120,24 @@ pub enum CredentialError {
     },
 }
 
+impl CredentialError {
+    /// What to do about it, where that can be said.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Helper { .. } | Self::HelperMissing { .. } | Self::HelperTimedOut { .. } => Some(
+                "`credsStore` and `credHelpers` in Docker's config.json name the helpers: install it, or take it out there",
+            ),
+            Self::Malformed { .. } | Self::Entry { .. } => Some("mend the file, or remove it and log in again"),
+            _ => None,
+        }
+    }
+}
+
 /// Where credentials are looked for.
 #[derive(Debug, Default)]
 pub struct Credentials {
+    given: Option<(String, Credential)>,
+    texts: Vec<(String, Secret)>,
     files: Vec<PathBuf>,
     known: Mutex<HashMap<String, Option<Credential>>>,
 }
@@ -110,101 +147,56 @@ impl Credentials {
     pub fn in_files(files: Vec<PathBuf>) -> Self {
         Self {
             files,
-            known: Mutex::default(),
+            ..Self::default()
         }
     }
 
+    /// Looks first in `text`, which says what a file would; `name` is what errors call it.
+    pub fn with_text(mut self, name: &str, text: Secret) -> Self {
+        self.texts.push((name.to_owned(), text));
+        self
+    }
+
+    /// Has `credential` for the registry `name`, whatever files say.
+    pub fn with_given(mut self, name: &str, credential: Credential) -> Self {
+        self.given = Some((name.to_owned(), credential));
+        self
+    }
+
     /// The credentials for `repository` of `registry` (its name as in references), looked up once.
-    pub(super) fn find(&self, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
+    ///
+    /// # Errors
+    /// When a file or a helper that might have some cannot be read.
+    pub fn find(&self, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
+        if let Some((_, credential)) = self.given.as_ref().filter(|(name, _)| name == registry) {
+            return Ok(Some(credential.clone()));
+        }
         let subject = format!("{registry}/{repository}");
         let known = || self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(found) = known().get(&subject) {
             return Ok(found.clone());
         }
-        let mut found = None;
-        for path in &self.files {
-            found = find_in_file(path, registry, repository)?;
-            if found.is_some() {
-                break;
-            }
-        }
+        let found = self.look_up(registry, repository)?;
         known().insert(subject, found.clone());
         Ok(found)
     }
-}
 
-fn find_in_file(path: &Path, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
-    let Some(bytes) = read(path)? else { return Ok(None) };
-    let document: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|_| CredentialError::Malformed { path: path.into() })?;
-    let key = key_for(&document, registry, repository);
-    match docker_credential::get_credential_from_reader(bytes.as_slice(), &key) {
-        Ok(DockerCredential::UsernamePassword(username, password)) if username.is_empty() && password.is_empty() => {
-            Ok(None)
+    fn look_up(&self, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
+        for (name, text) in &self.texts {
+            let document = Document::parse(name.as_ref(), text.reveal().as_bytes())?;
+            if let Some(found) = document.find(registry, repository)? {
+                return Ok(Some(found));
+            }
         }
-        Ok(DockerCredential::UsernamePassword(username, password)) => Ok(Some(Credential::Password {
-            username,
-            password: Secret::new(password),
-        })),
-        Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Credential::IdentityToken(Secret::new(token)))),
-        Err(error) => refused(error, path, key),
-    }
-}
-
-/// The key of `auths` that fits best: podman's files name repositories and namespaces too, the longest wins.
-fn key_for(document: &serde_json::Value, registry: &str, repository: &str) -> String {
-    let mut name = format!("{registry}/{repository}");
-    while name.len() > registry.len() {
-        if document["auths"].get(&name).is_some() {
-            return name;
+        for path in &self.files {
+            let Some(document) = CredentialFile::new(path.clone()).read()? else {
+                continue;
+            };
+            if let Some(found) = document.find(registry, repository)? {
+                return Ok(Some(found));
+            }
         }
-        name.truncate(name.rfind('/').unwrap_or(0));
-    }
-    let hub = registry == "docker.io" && document["credHelpers"].get(registry).is_none();
-    if hub {
-        DOCKER_HUB_KEY.to_owned()
-    } else {
-        registry.to_owned()
-    }
-}
-
-fn refused(error: CredentialRetrievalError, path: &Path, key: String) -> Result<Option<Credential>, CredentialError> {
-    use CredentialRetrievalError as Error;
-    let path = path.to_owned();
-    match error {
-        Error::NoCredentialConfigured | Error::ConfigNotFound => Ok(None),
-        // What Docker's helpers say, on standard output, when they hold nothing for the registry.
-        Error::HelperFailure { stdout, .. } if stdout.contains("credentials not found") => Ok(None),
-        Error::HelperFailure { helper, .. } => Err(CredentialError::Helper {
-            path,
-            helper: harmless(&helper),
-        }),
-        Error::HelperCommunicationError | Error::MalformedHelperResponse => {
-            let helper = "docker-credential-…".to_owned();
-            Err(CredentialError::Helper { path, helper })
-        }
-        Error::CredentialDecodingError | Error::CredentialMismatchError => Err(CredentialError::Entry { path, key }),
-        Error::ConfigReadError => Err(CredentialError::Malformed { path }),
-    }
-}
-
-fn read(path: &Path) -> Result<Option<Vec<u8>>, CredentialError> {
-    let failed = |source| CredentialError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let mut bytes = Vec::new();
-    let read = file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    match read as u64 > LARGEST_FILE {
-        true => Err(failed(io::ErrorKind::FileTooLarge.into())),
-        false => Ok(Some(bytes)),
+        Ok(None)
     }
 }
 
@@ -227,15 +219,23 @@ mod tests {
         let file = directory.path().join("auth.json");
         // printf me:one | base64, and so on.
         let text = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "bWU6b25l"}, "h:5000": {"auth": "bWU6dHdv"},
-            "h:5000/team": {"auth": "bWU6dGhyZWU="}, "t": {"identitytoken": "four"}, "e": {"auth": ""}, "n": {}}}"#;
+            "h:5000/team": {"auth": "bWU6dGhyZWU="}, "t": {"auth": "bWU6", "identitytoken": "four"}, "e": {"auth": "!"}, "n": {},
+            "https://old.example/v1/": {"auth": "bWU6dHdv"}, "p": {"username": "me", "password": "five"},
+            "unpadded": {"auth": "bWU6dGhyZWU"}, "empty": {"auth": ""}, "r": {"registrytoken": "six"}}}"#;
         fs::write(&file, text).unwrap();
         let credentials = Credentials::in_files(vec![directory.path().join("absent"), file]);
+        let secret = |text: &str| Secret::new(text.into());
         for (registry, repository, expected) in [
             ("docker.io", "library/x", password("me", "one")),
             ("h:5000", "x", password("me", "two")),
             ("h:5000", "team/x/y", password("me", "three")),
             ("h:5000", "teams/x", password("me", "two")),
-            ("t", "x", Some(Credential::IdentityToken(Secret::new("four".into())))),
+            ("t", "x", Some(Credential::IdentityToken(secret("four")))),
+            ("r", "x", Some(Credential::AccessToken(secret("six")))),
+            ("old.example", "x", password("me", "two")),
+            ("p", "x", password("me", "five")),
+            ("unpadded", "x", password("me", "three")),
+            ("empty", "x", None),
             ("n", "x", None),
             ("elsewhere", "x", None),
         ] {
@@ -250,21 +250,72 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_that_cannot_be_asked_is_an_error() {
+    fn docker_hub_has_many_names() {
+        let directory = tempfile::tempdir().unwrap();
+        for key in [
+            "docker.io",
+            "index.docker.io",
+            "https://index.docker.io/v1/",
+            "https://registry-1.docker.io/v2/",
+            "docker.io/library",
+        ] {
+            let file = directory.path().join("auth.json");
+            fs::write(
+                &file,
+                format!("{{\"auths\": {{\"{key}\": {{\"auth\": \"bWU6b25l\"}}}}}}"),
+            )
+            .unwrap();
+            let found = Credentials::in_files(vec![file])
+                .find("docker.io", "library/x")
+                .unwrap();
+            assert_eq!(found, password("me", "one"), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_counts_for_its_registry_before_text_and_files() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config.json");
-        fs::write(&file, r#"{"credHelpers": {"a": "no-such-helper-exists"}}"#).unwrap();
-        let error = Credentials::in_files(vec![file]).find("a", "x").unwrap_err();
-        assert!(matches!(error, CredentialError::Helper { .. }), "{error:?}");
+        let entry = |secret: &str| format!("{{\"auths\": {{\"a\": {secret}, \"b\": {secret}, \"c\": {secret}}}}}");
+        fs::write(&file, entry(r#"{"auth": "bWU6b25l"}"#)).unwrap();
+        let text = r#"{"auths": {"b": {"auth": "bWU6dHdv"}, "c": {"auth": "bWU6dHdv"}}}"#;
+        let credentials = Credentials::in_files(vec![file])
+            .with_text("VARIABLE", Secret::new(text.into()))
+            .with_given("c", password("me", "given").unwrap());
+        for (registry, expected) in [("a", "one"), ("b", "two"), ("c", "given")] {
+            assert_eq!(
+                credentials.find(registry, "x").unwrap(),
+                password("me", expected),
+                "{registry}"
+            );
+        }
+        let error = Credentials::default()
+            .with_text("VARIABLE", Secret::new("{secret".into()))
+            .find("a", "x")
+            .unwrap_err();
+        assert!(error.to_string().contains("VARIABLE") && !error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn a_helper_that_cannot_be_asked_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["no-such-helper-exists", "", "../x"] {
+            let file = directory.path().join("config.json");
+            fs::write(&file, format!(r#"{{"credHelpers": {{"a": "{name}"}}}}"#)).unwrap();
+            let error = Credentials::in_files(vec![file]).find("a", "x").unwrap_err();
+            assert!(matches!(error, CredentialError::HelperMissing { .. }), "{error:?}");
+        }
     }
 
     #[test]
     fn a_file_that_is_no_configuration_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config.json");
-        fs::write(&file, "{").unwrap();
-        let error = Credentials::in_files(vec![file.clone()]).find("a", "x").unwrap_err();
-        assert!(error.to_string().contains("config.json"), "{error}");
+        for text in ["{", "[]", r#"{"auths": 1}"#] {
+            fs::write(&file, text).unwrap();
+            let error = Credentials::in_files(vec![file.clone()]).find("a", "x").unwrap_err();
+            assert!(error.to_string().contains("config.json"), "{error}");
+        }
         let error = Credentials::in_files(vec![directory.path().into()])
             .find("a", "x")
             .unwrap_err();

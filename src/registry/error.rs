@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use url::Url;
 
@@ -19,10 +21,12 @@ const MOST_ERRORS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// No connection, or one that broke more often than is tried.
-    #[error("no answer from {url}")]
+    #[error("no answer from {url}{way}")]
     Unreachable {
         /// What was asked for.
         url: ShownUrl,
+        /// By way of what, as the rest of the sentence; empty where nothing stands between.
+        way: String,
         /// The transport's word.
         #[source]
         source: reqwest::Error,
@@ -178,14 +182,20 @@ pub enum RegistryError {
         #[source]
         source: url::ParseError,
     },
-    /// A file of certificate authorities that cannot be used.
-    #[error("certificate authorities cannot be read from {path}")]
+    /// A file of certificates, or of a key, that cannot be used.
+    #[error("certificates cannot be read from {path}")]
     CertificateFile {
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// A certificate without its key, or a key without its certificate.
+    #[error("the table `[registry.\"{registry}\"]` has one of `cert` and `key`, and needs both")]
+    HalfIdentity {
+        /// The registry's name.
+        registry: String,
     },
     /// The system has no certificate authorities.
     #[error("no certificate authorities were found on this system")]
@@ -260,6 +270,10 @@ impl RegistryError {
                 "the registry, a mirror or something on the way altered it; nothing of it was kept"
             }
             Self::Everywhere { failures, .. } => return failures.last().and_then(Self::hint),
+            Self::Credentials { source, .. } => return source.hint(),
+            Self::Refused { answer, .. } if answer.status == 407 => {
+                "the proxy wants to know who asks: its URL may have a user and a password"
+            }
             _ => return None,
         })
     }
@@ -289,6 +303,18 @@ impl RegistryError {
             Self::Manifest { .. } | Self::WrongDigest { .. } | Self::WrongSize { .. } => true,
             Self::Everywhere { failures, .. } => failures.iter().any(Self::is_of_one_thing),
             _ => self.is_not_found(),
+        }
+    }
+
+    /// The status of the answer, where one is why.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self {
+            Self::NotFound { answer, .. }
+            | Self::Unauthorized { answer, .. }
+            | Self::Denied { answer, .. }
+            | Self::TooManyRequests { answer, .. }
+            | Self::Refused { answer, .. } => Some(answer.status),
+            _ => None,
         }
     }
 
@@ -378,6 +404,8 @@ pub struct Answer {
     pub status: u16,
     /// The registry's error codes and messages: `CODE: message`, made harmless and short.
     pub errors: Vec<String>,
+    /// How long the registry wants to be left alone.
+    pub pause: Option<Duration>,
 }
 
 impl Answer {
@@ -416,8 +444,36 @@ impl Answer {
             url: url.into(),
             status,
             errors,
+            pause: None,
         }
     }
+
+    /// The same from a registry that wants to be left alone for a while.
+    pub(super) fn with_pause(self, pause: Option<Duration>) -> Self {
+        Self { pause, ..self }
+    }
+
+    /// Adds what Docker Hub says of its limits: how much is allowed, and to whom.
+    pub(super) fn with_limit(mut self, headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        if let Some(limit) = text("ratelimit-limit").and_then(limit_in_words) {
+            let whom = text("docker-ratelimit-source").map(|whom| format!(" for {whom}"));
+            let words = harmless(&format!("the limit is {limit}{}", whom.unwrap_or_default()));
+            self.errors.push(words);
+        }
+        self
+    }
+}
+
+/// `100;w=21600` in words.
+fn limit_in_words(text: &str) -> Option<String> {
+    let (count, window) = text.split_once(";w=").unwrap_or((text, ""));
+    let count: u32 = count.trim().parse().ok()?;
+    Some(match window.trim().parse::<u32>() {
+        Ok(seconds) if seconds % 3600 == 0 => format!("{count} in {} hours", seconds / 3600),
+        Ok(seconds) => format!("{count} in {seconds} seconds"),
+        Err(_) => count.to_string(),
+    })
 }
 
 impl fmt::Display for Answer {

@@ -17,7 +17,7 @@ use super::config::Endpoint;
 use super::manifest::essence;
 use super::pages::{Pages, endless};
 use super::session::{Session, header};
-use super::transport::{Call, read_bounded};
+use super::transport::{Call, Redirects, read_bounded};
 use crate::oci::{
     Descriptor, Digest, ImageIndex, LARGEST_MANIFEST, ManifestError, ManifestOrIndex, Raw, Reference, media_type,
 };
@@ -110,15 +110,18 @@ impl Session {
             url.query_pairs_mut().append_pair("artifactType", wanted);
         }
         let mut call = Call::new(Method::GET, url.clone());
+        // Where nobody serves this path, some send whoever asks to a site for people.
+        call.redirects = Redirects::AtHome;
         call.headers.insert(ACCEPT, HeaderValue::from_static(media_type::INDEX));
         let scopes = Scopes::pull(&endpoint.repository(reference));
         let mut pages = Pages::new(self, endpoint, &scopes, call);
         let mut listed = Vec::new();
         while let Some(reply) = pages.next().await? {
-            if is_unknown(reply.response.status()) {
+            let status = reply.response.status();
+            if is_unknown(status) || status.is_redirection() {
                 return Ok(None);
             }
-            if reply.response.status() != StatusCode::OK {
+            if status != StatusCode::OK {
                 let subject = format!("what refers to {subject} of {}", reference.name());
                 return Err(self.refusal(reply, &subject).await);
             }
@@ -146,6 +149,8 @@ impl Session {
     ) -> Result<Option<ImageIndex>, RegistryError> {
         let tagged = stand_in(reference, subject);
         match self.manifest_with(endpoint, scopes, &tagged).await {
+            // Some registries take the tag for the digest that it is made of.
+            Ok((_, found)) if found.digest == subject => Ok(None),
             Ok((ManifestOrIndex::Index(index), _)) => Ok(Some(index.into_value())),
             Ok((ManifestOrIndex::Manifest(_), _)) => Err(RegistryError::Protocol {
                 url: (&endpoint.url(&tagged, &format!("manifests/{}", tagged.manifest_reference()))).into(),

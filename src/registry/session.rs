@@ -1,6 +1,7 @@
 //! One request to one end-point, seen through: authorised, repeated where that may help, refusals turned into errors.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -24,6 +25,8 @@ pub(super) struct Session {
     pub transport: Transport,
     pub authorizer: Authorizer,
     pub patience: Patience,
+    /// Whether servers of which nobody said so speak TLS.
+    pub(super) protocols: Mutex<HashMap<String, bool>>,
 }
 
 /// Who a request goes to.
@@ -46,10 +49,11 @@ impl Session {
     pub fn new(config: RegistryConfig, credentials: Credentials, patience: Patience) -> Self {
         let config = Arc::new(config);
         Self {
-            transport: Transport::new(patience),
+            transport: Transport::new(patience, config.proxies.clone()),
             authorizer: Authorizer::new(config.clone(), Arc::new(credentials), patience),
             config,
             patience,
+            protocols: Mutex::default(),
         }
     }
 
@@ -114,9 +118,9 @@ impl Session {
 
     /// Sends `call` and answers a challenge once.
     pub async fn send_once(&self, endpoint: &Endpoint, scopes: &Scopes, call: &Call) -> Result<Reply, RegistryError> {
-        let ca = endpoint.ca.as_deref();
+        let route = Some(&*endpoint.route);
         let mut authorization = self.authorization(endpoint, scopes, &call.url).await;
-        let mut response = self.transport.send(call, authorization.header.as_ref(), ca).await?;
+        let mut response = self.transport.send(call, authorization.header.as_ref(), route).await?;
         let challenged = response.status() == reqwest::StatusCode::UNAUTHORIZED;
         // Only the registry itself may ask who we are, not where it redirects to.
         if challenged && response.url().origin() == endpoint.base.origin() {
@@ -126,7 +130,7 @@ impl Session {
                     .answer(&self.transport, endpoint, scopes, response.headers(), rejected.as_ref());
             authorization = answered.await?;
             if authorization.header.is_some() {
-                response = self.transport.send(call, authorization.header.as_ref(), ca).await?;
+                response = self.transport.send(call, authorization.header.as_ref(), route).await?;
             }
         }
         let (credentials, method) = (authorization.credentials, call.method.clone());
@@ -156,12 +160,18 @@ impl Session {
             method,
         } = reply;
         let (status, url) = (response.status().as_u16(), response.url().clone());
+        let headers = response.headers().clone();
         // A body that does not arrive leaves the status, which says enough.
         let body = read_bounded(response, LARGEST_REFUSAL, self.patience.idle)
             .await
             .ok()
             .flatten();
-        let answer = Box::new(Answer::new(method, &url, status, &body.unwrap_or_default()));
+        let answer = Answer::new(method, &url, status, &body.unwrap_or_default());
+        let answer = answer.with_pause(retry_after(&headers, SystemTime::now()));
+        let answer = Box::new(match status {
+            429 => answer.with_limit(&headers),
+            _ => answer,
+        });
         let subject = subject.to_owned();
         match status {
             404 => RegistryError::NotFound { subject, answer },
@@ -183,14 +193,16 @@ pub(super) fn pause_after(attempts: &mut Attempts, error: &RegistryError) -> Opt
         RegistryError::Unreachable { source, .. } if is_about_trust(source) => None,
         RegistryError::Unreachable { source, .. } if source.is_connect() => attempts.pause_unconnected(),
         RegistryError::Unreachable { .. } | RegistryError::TimedOut { .. } => attempts.pause(None),
-        RegistryError::TooManyRequests { .. } => attempts.pause(None),
-        RegistryError::Refused { answer, .. } if matches!(answer.status, 408 | 500 | 502..=504) => attempts.pause(None),
+        RegistryError::TooManyRequests { answer, .. } => attempts.pause(answer.pause),
+        RegistryError::Refused { answer, .. } if matches!(answer.status, 408 | 500 | 502..=504) => {
+            attempts.pause(answer.pause)
+        }
         _ => None,
     }
 }
 
 /// Whether TLS itself failed: another try would meet the same certificate.
-fn is_about_trust(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn is_about_trust(error: &(dyn std::error::Error + 'static)) -> bool {
     // An I/O error's source is that of the error it wraps, and passes over that error itself.
     let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     error.is::<rustls::Error>()

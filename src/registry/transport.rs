@@ -3,21 +3,17 @@
 //! Owns the rule that what a registry may know (credentials, request bodies) stays with its origin. Knows nothing of
 //! tokens, retries or images.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, LOCATION};
-use reqwest::{Body, Client, Method, Response, redirect};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use reqwest::{Body, Client, Method, Proxy, Response, redirect};
 use url::Url;
 
 use super::error::ShownUrl;
-use super::{Patience, RegistryError};
+use super::route::Route;
+use super::{Patience, Proxies, RegistryError};
 
 /// Redirects that are followed for one request.
 const MOST_REDIRECTS: usize = 5;
@@ -30,16 +26,27 @@ pub(super) struct Call {
     pub url: Url,
     pub headers: HeaderMap,
     pub body: Option<Bytes>,
+    pub redirects: Redirects,
+}
+
+/// Which redirects of GET and HEAD are followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Redirects {
+    /// All.
+    Followed,
+    /// Those that stay at the call's own origin; the others are the answer.
+    AtHome,
 }
 
 impl Call {
     pub fn new(method: Method, url: Url) -> Self {
-        let (headers, body) = (HeaderMap::new(), None);
+        let (headers, body, redirects) = (HeaderMap::new(), None, Redirects::Followed);
         Self {
             method,
             url,
             headers,
             body,
+            redirects,
         }
     }
 }
@@ -47,33 +54,42 @@ impl Call {
 /// The connections of one client.
 pub(super) struct Transport {
     patience: Patience,
-    plain: OnceLock<Client>,
-    secure: Mutex<HashMap<Option<PathBuf>, Client>>,
+    proxies: Proxies,
+    pools: Mutex<Vec<Pool>>,
+}
+
+/// Connections of one kind.
+struct Pool {
+    secure: bool,
+    route: Option<Route>,
+    proxy: Option<Url>,
+    client: Client,
 }
 
 impl Transport {
     /// Opens nothing yet.
-    pub fn new(patience: Patience) -> Self {
-        let (plain, secure) = (OnceLock::new(), Mutex::default());
+    pub fn new(patience: Patience, proxies: Proxies) -> Self {
+        let pools = Mutex::default();
         Self {
             patience,
-            plain,
-            secure,
+            proxies,
+            pools,
         }
     }
 
-    /// Sends `call` and follows redirects of GET and HEAD. `authorization` goes to the call's own origin only; `ca` is
-    /// trusted for that origin only. The answer's body has not been read.
+    /// Sends `call` and follows redirects of GET and HEAD. `authorization` goes to the call's own origin only, and
+    /// `route` leads there only. The answer's body has not been read.
     pub async fn send(
         &self,
         call: &Call,
         authorization: Option<&HeaderValue>,
-        ca: Option<&Path>,
+        route: Option<&Route>,
     ) -> Result<Response, RegistryError> {
         let mut url = call.url.clone();
         for _ in 0..=MOST_REDIRECTS {
             let at_home = url.origin() == call.url.origin();
-            let client = self.client(&url, ca.filter(|_| at_home))?;
+            let route = route.filter(|_| at_home);
+            let client = self.client(&url, route)?;
             let mut request = client
                 .request(call.method.clone(), url.clone())
                 .headers(call.headers.clone());
@@ -85,11 +101,17 @@ impl Transport {
             if let Some(body) = &call.body {
                 request = request.body(body.clone());
             }
-            let response = patiently(self.patience.idle, &url, request.send()).await?;
+            let response = patiently(self.patience.idle, &url, request.send())
+                .await
+                .map_err(|error| self.by_way_of(&url, route, error))?;
             if !is_followed(&call.method, &response) {
                 return unencoded(response);
             }
-            url = redirect_target(&url, &response)?;
+            let target = redirect_target(&url, &response)?;
+            if call.redirects == Redirects::AtHome && target.origin() != call.url.origin() {
+                return Ok(response);
+            }
+            url = target;
         }
         Err(RegistryError::Redirect {
             url: (&call.url).into(),
@@ -106,47 +128,71 @@ impl Transport {
         url: &Url,
         headers: HeaderMap,
         authorization: Option<&HeaderValue>,
-        ca: Option<&Path>,
+        route: Option<&Route>,
         body: Body,
     ) -> Result<Response, RegistryError> {
-        let client = self.client(url, ca)?;
+        let client = self.client(url, route)?;
         let mut request = client.request(method, url.clone()).headers(headers).body(body);
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let response = request.send().await.map_err(|source| unreachable(url, source))?;
-        unencoded(response)
+        let sent = request.send().await.map_err(|source| unreachable(url, source));
+        unencoded(sent.map_err(|error| self.by_way_of(url, route, error))?)
     }
 
-    fn client(&self, url: &Url, ca: Option<&Path>) -> Result<Client, RegistryError> {
-        if url.scheme() == "http" {
-            if let Some(client) = self.plain.get() {
-                return Ok(client.clone());
-            }
-            // No certificate authority: a client that never speaks TLS need not read them.
-            let client = self.build(RootCertStore::empty())?;
-            return Ok(self.plain.get_or_init(|| client).clone());
+    fn client(&self, url: &Url, route: Option<&Route>) -> Result<Client, RegistryError> {
+        let secure = url.scheme() == "https";
+        // Without TLS, certificates do not matter.
+        let route = route.filter(|route| secure || route.socket.is_some());
+        let proxy = self.proxy(url, route);
+        let mut pools = self.pools.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let same = |pool: &&Pool| pool.secure == secure && pool.route.as_ref() == route && pool.proxy.as_ref() == proxy;
+        if let Some(pool) = pools.iter().find(same) {
+            return Ok(pool.client.clone());
         }
-        let mut secure = self.secure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let key = ca.map(Path::to_owned);
-        if let Some(client) = secure.get(&key) {
-            return Ok(client.clone());
-        }
-        let client = self.build(trusted(ca)?)?;
-        secure.insert(key, client.clone());
+        let client = self.build(secure, route, proxy)?;
+        pools.push(Pool {
+            secure,
+            route: route.cloned(),
+            proxy: proxy.cloned(),
+            client: client.clone(),
+        });
         Ok(client)
     }
 
-    fn build(&self, roots: RootCertStore) -> Result<Client, RegistryError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(RegistryError::Tls)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    fn proxy(&self, url: &Url, route: Option<&Route>) -> Option<&Url> {
+        match route.and_then(|route| route.socket.as_ref()) {
+            Some(_) => None,
+            None => self.proxies.of(url),
+        }
+    }
+
+    /// Names the proxy or the socket that stands between, where there is one.
+    fn by_way_of(&self, url: &Url, route: Option<&Route>, error: RegistryError) -> RegistryError {
+        let socket = route.and_then(|route| route.socket.as_ref());
+        let way = match (socket, self.proxy(url, route)) {
+            (Some(socket), _) => format!(" through the socket {}", socket.display()),
+            (None, Some(proxy)) => format!(" through the proxy {}", ShownUrl::from(proxy)),
+            (None, None) => return error,
+        };
+        match error {
+            RegistryError::Unreachable { url, source, .. } => RegistryError::Unreachable { url, way, source },
+            other => other,
+        }
+    }
+
+    fn build(&self, secure: bool, route: Option<&Route>, proxy: Option<&Url>) -> Result<Client, RegistryError> {
+        let failed = |source| RegistryError::Setup(std::io::Error::other(source));
+        let default = Route::default();
+        let route = route.unwrap_or(&default);
+        // A client that never speaks TLS need not read certificates; a proxy may speak it where the registry does not.
+        let mut tls = match secure || proxy.is_some_and(|proxy| proxy.scheme() == "https") {
+            true => route.tls()?,
+            false => Route::no_tls()?,
+        };
         // A layer is a bulk transfer: over HTTP/1.1 each has a connection of its own and shares no flow-control window.
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Client::builder()
+        let mut builder = Client::builder()
             .tls_backend_preconfigured(tls)
             .user_agent(USER_AGENT)
             .redirect(redirect::Policy::none())
@@ -154,38 +200,15 @@ impl Transport {
             .retry(reqwest::retry::never())
             .connect_timeout(self.patience.connect)
             .http1_only()
-            .no_proxy()
-            .build()
-            .map_err(|source| RegistryError::Setup(std::io::Error::other(source)))
-    }
-}
-
-/// The system's certificate authorities, and those of the file `ca`.
-fn trusted(ca: Option<&Path>) -> Result<RootCertStore, RegistryError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = ca {
-        let failed = |source| RegistryError::CertificateFile {
-            path: path.to_owned(),
-            source,
-        };
-        let malformed = |_| failed(std::io::ErrorKind::InvalidData.into());
-        let bytes = std::fs::read(path).map_err(failed)?;
-        let mut found = 0;
-        for certificate in CertificateDer::pem_slice_iter(&bytes) {
-            roots
-                .add(certificate.map_err(malformed)?)
-                .map_err(|_| failed(std::io::ErrorKind::InvalidData.into()))?;
-            found += 1;
+            // What the environment says was read by the command line, and comes as the configuration does.
+            .no_proxy();
+        if let Some(proxy) = proxy {
+            builder = builder.proxy(Proxy::all(proxy.clone()).map_err(failed)?);
         }
-        if found == 0 {
-            return Err(failed(std::io::ErrorKind::InvalidData.into()));
+        if let Some(socket) = &route.socket {
+            builder = builder.unix_socket(socket.as_path());
         }
-    }
-    if roots.is_empty() {
-        Err(RegistryError::NoCertificates)
-    } else {
-        Ok(roots)
+        builder.build().map_err(failed)
     }
 }
 
@@ -208,6 +231,7 @@ pub(super) async fn patiently<T>(
 fn unreachable(url: &Url, source: reqwest::Error) -> RegistryError {
     RegistryError::Unreachable {
         url: url.into(),
+        way: String::new(),
         // Its own URL may carry a signature in its query.
         source: source.without_url(),
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use builder::oci::{Descriptor, media_type};
-use builder::registry::{Client, RegistryError, Uploaded};
+use builder::registry::{Client, Presented, RegistryError, Secret, Uploaded};
 
 use super::registry::image::{Image, Layer};
 use super::registry::{Guard, Lie, LyingRegistry};
@@ -76,7 +76,9 @@ fn an_identity_token_is_exchanged() {
         .find(|request| request.target == "/token")
         .unwrap();
     let body = String::from_utf8(asked.body).unwrap();
-    assert!(body.starts_with("grant_type=refresh_token&client_id=builder&service=here&scope=repository%3Aa%3Apull"));
+    assert!(body.starts_with(
+        "grant_type=refresh_token&refresh_token=refresh-me&client_id=builder&service=here&scope=repository%3Aa%3Apull"
+    ));
 }
 
 #[test]
@@ -229,4 +231,97 @@ fn a_token_server_that_answers_nonsense_is_told() {
             "{realm}"
         );
     }
+}
+
+#[test]
+fn names_and_passwords_go_in_forms_to_servers_that_take_them_and_otherwise_as_before() {
+    for (oauth, forms, queries) in [(true, 2, 0), (false, 1, 2)] {
+        let (registry, image) = guarded(Guard::Bearer(Some("me:secret")));
+        if oauth {
+            registry.speak_oauth();
+        }
+        let (client, _directory) = client_for(&registry.host(), auth("me:secret"));
+        let name = reference(registry.host() + "/a:1");
+        client.manifest(&name).unwrap();
+        registry.forget_tokens();
+        client
+            .blob(&name, &image.layers[0].descriptor())
+            .unwrap()
+            .read_all()
+            .unwrap();
+        // A server that does not know forms is asked that way once.
+        assert_eq!(
+            (registry.count("POST", "/token"), registry.count("GET", "/token")),
+            (forms, queries)
+        );
+        assert!(registry.log().iter().all(|request| !request.target.contains("secret")));
+    }
+}
+
+#[test]
+fn a_wrong_password_is_wrong_in_every_way() {
+    let (registry, _) = guarded(Guard::Bearer(Some("me:right")));
+    registry.speak_oauth();
+    let (client, _directory) = client_for(&registry.host(), auth("me:wrong"));
+    let error = client.manifest(&reference(registry.host() + "/a:1")).unwrap_err();
+    assert!(matches!(error, RegistryError::Unauthorized { .. }), "{error:?}");
+    assert_eq!(
+        (registry.count("POST", "/token"), registry.count("GET", "/token")),
+        (1, 1)
+    );
+}
+
+#[test]
+fn a_token_server_that_is_busy_is_asked_again_when_it_says() {
+    let (registry, _) = guarded(Guard::Bearer(None));
+    let wait = vec![("Retry-After", "1".to_owned())];
+    registry.lie("GET", "/token", 1, Lie::Answer(429, wait, Vec::new()));
+    registry.lie("GET", "/token", 1, Lie::status(503));
+    // The longest pause of these tests is shorter than the second that it asks for.
+    client().manifest(&reference(registry.host() + "/a:1")).unwrap();
+    assert_eq!(registry.count("GET", "/token"), 3);
+}
+
+#[test]
+fn a_registry_token_is_shown_as_it_is() {
+    let (registry, _) = guarded(Guard::Bearer(None));
+    let entry = serde_json::json!({ "registrytoken": "not-one-of-its-own" });
+    let (client, _directory) = client_for(&registry.host(), entry);
+    let error = client.manifest(&reference(registry.host() + "/a:1")).unwrap_err();
+    assert!(matches!(error, RegistryError::Unauthorized { .. }), "{error:?}");
+    assert_eq!(registry.count("GET", "/token"), 0);
+    assert!(!format!("{error:?}").contains("not-one-of-its-own"));
+    let shown = registry
+        .log()
+        .last()
+        .unwrap()
+        .header("authorization")
+        .map(str::to_owned);
+    assert_eq!(shown.as_deref(), Some("Bearer not-one-of-its-own"));
+}
+
+#[test]
+fn a_login_shows_the_credentials_once_and_brings_what_the_server_gives() {
+    let (registry, _) = guarded(Guard::Bearer(Some("me:secret")));
+    let (client, _directory) = client_for(&registry.host(), auth("me:secret"));
+    let login = client.login(&registry.host()).unwrap();
+    assert_eq!((login.presented, login.identity), (Presented::Credentials, None));
+    registry.speak_oauth();
+    let (client, _directory) = client_for(&registry.host(), auth("me:secret"));
+    assert_eq!(
+        client.login(&registry.host()).unwrap().identity,
+        Some(Secret::new("come-back".into()))
+    );
+    let (client, _directory) = client_for(&registry.host(), auth("me:wrong"));
+    assert!(matches!(
+        client.login(&registry.host()),
+        Err(RegistryError::Unauthorized { .. })
+    ));
+    registry.guard(Guard::Open);
+    assert_eq!(client.login(&registry.host()).unwrap().presented, Presented::Nothing);
+    registry.lie("GET", "/v2/", 1, Lie::status(404));
+    assert!(matches!(
+        client.login(&registry.host()),
+        Err(RegistryError::NotFound { .. })
+    ));
 }

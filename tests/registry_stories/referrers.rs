@@ -114,10 +114,24 @@ fn servers_that_know_no_such_list_say_so_in_several_ways() {
             "{lie:?}"
         );
     }
+    // One sends whoever asks to a site for people, which is not asked.
+    let (registry, elsewhere) = (LyingRegistry::start(), LyingRegistry::start());
+    registry.lie("GET", "/referrers/", 1, Lie::redirect(303, elsewhere.url("/packages")));
+    let name = reference(registry.host() + "/a:1");
+    assert!(client().referrers(&name, Digest::of(b""), None).unwrap().is_empty() && elsewhere.log().is_empty());
+    // Another takes the tag for the digest that it is made of: what it gives is the image itself.
+    let client = client();
+    let (name, subject) = image(&client, &registry.host());
+    let index = ImageIndex::new(vec![subject.clone()]);
+    let bytes = builder::oci::Raw::new(index).bytes().to_vec();
+    let digest = Digest::of(&bytes);
+    let tag = digest.to_string().replace(':', "-");
+    registry.put_manifest("a", &tag, media_type::INDEX, &bytes);
+    assert!(client.referrers(&name, digest, None).unwrap().is_empty());
     let registry = LyingRegistry::start();
     registry.lie("GET", "/referrers/", 99, Lie::status(403));
     let name = reference(registry.host() + "/a:1");
-    let error = client().referrers(&name, Digest::of(b""), None).unwrap_err();
+    let error = client.referrers(&name, Digest::of(b""), None).unwrap_err();
     assert!(matches!(error, RegistryError::Denied { .. }), "{error:?}");
 }
 

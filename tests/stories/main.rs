@@ -36,6 +36,7 @@ mod limit_steps;
 mod link_copies;
 mod list_packages;
 mod load_into_engines;
+mod log_in;
 mod make_mistakes;
 mod mount_things;
 mod move_images;

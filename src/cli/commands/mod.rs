@@ -12,6 +12,7 @@ mod history;
 mod images;
 mod inspect;
 mod load;
+mod login;
 mod output;
 mod plan;
 mod prune;
@@ -50,6 +51,8 @@ pub(super) enum Command {
     Rmi(rmi::Arguments),
     Pull(pull::Arguments),
     Push(push::Arguments),
+    Login(login::LoginArguments),
+    Logout(login::LogoutArguments),
     Save(save::Arguments),
     Load(load::Arguments),
     Spec(Box<spec::Arguments>),
@@ -78,6 +81,8 @@ impl Command {
             Command::Rmi(arguments) => rmi::run(&arguments, global),
             Command::Pull(arguments) => pull::run(&arguments, global),
             Command::Push(arguments) => push::run(&arguments, global),
+            Command::Login(arguments) => login::login(&arguments),
+            Command::Logout(arguments) => login::logout(&arguments),
             Command::Save(arguments) => save::run(&arguments, global),
             Command::Load(arguments) => load::run(&arguments, global),
             Command::Spec(arguments) => spec::run(&arguments, global),

@@ -6,6 +6,7 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::progress::{Style, renderer};
+use crate::cli::registries::{CredentialArguments, RegistryArguments};
 use crate::cli::session::{GlobalOptions, Session, default_platform};
 use crate::oci::{Platform, Reference};
 use crate::progress::{Event, Progress};
@@ -20,13 +21,20 @@ pub(in crate::cli) struct Arguments {
     /// Show nothing but the images' ids.
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    registries: RegistryArguments,
+    #[command(flatten)]
+    credentials: CredentialArguments,
     /// The images.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<Reference>,
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
-    let session = Session::open(global)?;
+    let mut session = Session::open(global)?;
+    session.registries.reach(&arguments.registries)?;
+    let images: Vec<&Reference> = arguments.images.iter().collect();
+    session.registries.present(&arguments.credentials, &images)?;
     let cancel = cancel_on_signals()?;
     let progress = renderer(if arguments.quiet { Style::Quiet } else { Style::Auto });
     let asked: Vec<Platform> = match arguments.platforms.as_slice() {

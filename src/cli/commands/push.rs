@@ -10,6 +10,7 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::progress::{Style, renderer};
+use crate::cli::registries::{CredentialArguments, RegistryArguments};
 use crate::cli::session::{GlobalOptions, Session};
 use crate::export::{self, Dialect, Documents, Form};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
@@ -34,6 +35,10 @@ pub(in crate::cli) struct Arguments {
     /// Send the image for this platform alone, where there are several.
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
+    #[command(flatten)]
+    registries: RegistryArguments,
+    #[command(flatten)]
+    credentials: CredentialArguments,
     /// The image: a name, an id, or the beginning of an id; with --all-tags a repository.
     image: String,
     /// Where to, when that is not the image's name.
@@ -84,7 +89,8 @@ impl FormArguments {
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
     let form = arguments.form.form()?;
-    let session = Session::open(global)?;
+    let mut session = Session::open(global)?;
+    session.registries.reach(&arguments.registries)?;
     let cancel = cancel_on_signals()?;
     let progress = renderer(if arguments.quiet { Style::Quiet } else { Style::Auto });
     let _in_use = session.store.in_use()?;
@@ -92,6 +98,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         true => all_tags(&session, arguments)?,
         false => vec![(arguments.image.clone(), target(arguments)?)],
     };
+    let names: Vec<&Reference> = targets.iter().map(|(_, target)| target).collect();
+    session.registries.present(&arguments.credentials, &names)?;
     let client = session.client(&cancel);
     let mut last = None;
     for (image, target) in &targets {

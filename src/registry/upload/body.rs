@@ -58,8 +58,8 @@ impl Sending {
         let authorization = network.wait(async { Ok(session.authorization(endpoint, &scopes, url).await) })?;
         let credentials = authorization.credentials;
         let request = {
-            let (session, url, method, ca) = (session.clone(), url.clone(), method.clone(), endpoint.ca.clone());
-            let ca = ca.filter(|_| url.origin() == endpoint.base.origin());
+            let (session, url, method) = (session.clone(), url.clone(), method.clone());
+            let route = Some(endpoint.route.clone()).filter(|_| url.origin() == endpoint.base.origin());
             let body = Body::wrap_stream(futures_util::stream::unfold(pieces, |mut pieces| async {
                 pieces.recv().await.map(|piece| (piece, pieces))
             }));
@@ -67,7 +67,7 @@ impl Sending {
                 let (headers, authorization) = (headers(extent), authorization.header.as_ref());
                 session
                     .transport
-                    .send_stream(method, &url, headers, authorization, ca.as_deref(), body)
+                    .send_stream(method, &url, headers, authorization, route.as_deref(), body)
                     .await
             }
         };

@@ -12,6 +12,8 @@ mod uploads;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -148,6 +150,8 @@ struct State {
     /// Entries of a list that are told at a time.
     page: usize,
     log: Vec<Request>,
+    /// Whether the token server takes names and passwords in forms, and gives identity tokens to come back with.
+    oauth: bool,
     /// Tokens that are good; forgotten by [`LyingRegistry::forget_tokens`].
     tokens: Vec<String>,
     issued: usize,
@@ -170,6 +174,28 @@ impl LyingRegistry {
     /// Over TLS, as `localhost`, with a certificate of the authority in [`tls::AUTHORITY`].
     pub fn start_tls() -> Self {
         Self::start_over(Some(tls::configuration()))
+    }
+
+    /// Over TLS, for those who show the certificate [`tls::CLIENT`].
+    pub fn start_for_clients() -> Self {
+        Self::start_over(Some(tls::configuration_for_clients()))
+    }
+
+    /// As a proxy: whatever is asked through it, itself answers, over TLS too.
+    pub fn start_proxy() -> Self {
+        Self::start_over(None)
+    }
+
+    /// On a Unix socket at `path`, too.
+    pub fn listen_at(&self, path: &Path) {
+        let listener = UnixListener::bind(path).unwrap();
+        let (state, closing, address) = (self.state.clone(), self.closing.clone(), self.address);
+        // Ends with the test: nobody needs to wait for it.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                serve(&mut stream.unwrap(), &state, address, &closing).ok();
+            }
+        });
     }
 
     fn start_over(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
@@ -230,6 +256,11 @@ impl LyingRegistry {
     /// Lists what refers to manifests, as registries of the distribution specification 1.1 do.
     pub fn list_referrers(&self) {
         self.state().referrers = true;
+    }
+
+    /// Has the token server speak OAuth2: it takes names and passwords in forms, and gives the identity token `come-back`.
+    pub fn speak_oauth(&self) {
+        self.state().oauth = true;
     }
 
     /// Tells `entries` entries of a list at a time.
@@ -332,7 +363,26 @@ fn serve(
 ) -> std::io::Result<()> {
     // One request a connection: what is buffered belongs to it.
     let mut reader = BufReader::new(&mut *stream);
-    let mut request = read_head(&mut reader)?;
+    let request = read_head(&mut reader)?;
+    // A tunnel through the proxy leads to the registry itself, over TLS.
+    if request.method == "CONNECT" && !state.lock().unwrap().is_to_lie(&request) {
+        state.lock().unwrap().log.push(request);
+        stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+        let mut inner = tls::accept(tls::configuration(), stream);
+        let mut reader = BufReader::new(&mut inner);
+        let request = read_head(&mut reader)?;
+        return respond(reader, request, state, address, closing);
+    }
+    respond(reader, request, state, address, closing)
+}
+
+fn respond<S: Read + Write>(
+    mut reader: BufReader<&mut S>,
+    mut request: Request,
+    state: &Mutex<State>,
+    address: SocketAddr,
+    closing: &AtomicBool,
+) -> std::io::Result<()> {
     let lie = take_lie(&mut state.lock().unwrap(), &request);
     let most = match lie {
         Some(Lie::CutRequest(most)) => most,
@@ -374,7 +424,15 @@ fn serve(
         Some(Lie::Body(body)) => answer.body = body.clone(),
         _ => {}
     }
-    write(stream, &request, answer, lie.as_ref(), closing)
+    write(*reader.get_mut(), &request, answer, lie.as_ref(), closing)
+}
+
+impl State {
+    fn is_to_lie(&self, request: &Request) -> bool {
+        let matching =
+            |rule: &Rule| rule.method == request.method && request.target.contains(&rule.path) && rule.times > 0;
+        self.rules.iter().any(matching)
+    }
 }
 
 fn take_lie(state: &mut State, request: &Request) -> Option<Lie> {
@@ -396,8 +454,13 @@ fn read_head(reader: &mut impl BufRead) -> std::io::Result<Request> {
     let (Some(method), Some(target)) = (words.next(), words.next()) else {
         return Err(std::io::ErrorKind::InvalidData.into());
     };
-    let (method, target) = (method.to_owned(), target.to_owned());
+    let (method, mut target) = (method.to_owned(), target.to_owned());
     let mut headers = HashMap::new();
+    // What a proxy is asked begins with the server that is meant.
+    if let Some((server, path)) = target.strip_prefix("http://").and_then(|rest| rest.split_once('/')) {
+        headers.insert("asked-for".to_owned(), server.to_owned());
+        target = format!("/{path}");
+    }
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
@@ -494,6 +557,9 @@ fn honest(state: &mut State, request: &Request, address: SocketAddr) -> Answer {
     let Some(rest) = request.path().strip_prefix("/v2/") else {
         return Answer::error(404, "NAME_UNKNOWN");
     };
+    if rest.is_empty() {
+        return Answer::new(200);
+    }
     if let Some((repository, name)) = rest.split_once("/manifests/") {
         return manifest(state, request, repository, name);
     }
@@ -532,13 +598,20 @@ fn is_admitted(state: &State, request: &Request) -> bool {
 }
 
 fn token(state: &mut State, request: &Request) -> Answer {
+    let form: HashMap<String, String> = url::form_urlencoded::parse(&request.body).into_owned().collect();
+    let said = |name: &str| form.get(name).map(String::as_str);
+    if request.method == "POST" && said("grant_type") == Some("password") && !state.oauth {
+        return Answer::error(405, "UNSUPPORTED");
+    }
     let good = match state.guard {
-        Guard::Bearer(Some(wanted)) => match wanted.strip_prefix("token:") {
-            Some(identity) => {
-                let body = String::from_utf8_lossy(&request.body);
-                request.method == "POST" && body.contains(&format!("refresh_token={identity}"))
+        Guard::Bearer(Some(wanted)) => match (wanted.strip_prefix("token:"), said("grant_type")) {
+            (Some(identity), _) => request.method == "POST" && said("refresh_token") == Some(identity),
+            (None, Some("password")) => {
+                let (username, password) = wanted.split_once(':').unwrap();
+                said("username") == Some(username) && said("password") == Some(password)
             }
-            None => request.header("authorization") == Some(&basic(wanted)),
+            (None, Some("refresh_token")) => said("refresh_token") == Some("come-back"),
+            _ => request.header("authorization") == Some(&basic(wanted)),
         },
         _ => true,
     };
@@ -548,9 +621,15 @@ fn token(state: &mut State, request: &Request) -> Answer {
     state.issued += 1;
     let token = format!("token-{}", state.issued);
     state.tokens.push(token.clone());
-    let body = serde_json::json!({"token": token, "expires_in": 300}).to_string();
+    let mut body = serde_json::json!({"access_token": token, "expires_in": 300});
+    if state.oauth && said("access_type") == Some("offline") {
+        body["refresh_token"] = "come-back".into();
+    }
+    if !state.oauth {
+        body = serde_json::json!({"token": token, "expires_in": 300});
+    }
     Answer {
-        body: body.into_bytes(),
+        body: body.to_string().into_bytes(),
         ..Answer::new(200)
     }
 }

@@ -14,6 +14,7 @@ use crate::cli::config::CopyMode;
 use crate::cli::isolation::IsolationArguments;
 use crate::cli::limits::LimitArguments;
 use crate::cli::progress::Style;
+use crate::cli::registries::RegistryArguments;
 use crate::cli::remote_caches::{CacheDestination, CacheSource};
 use crate::cli::runtime::RuntimeArgument;
 use crate::cli::secrets::SecretArgument;
@@ -156,6 +157,8 @@ pub(in crate::cli) struct Arguments {
     /// What each RUN step may use.
     #[command(flatten)]
     pub(super) limits: LimitArguments,
+    #[command(flatten)]
+    pub(super) registries: RegistryArguments,
     #[command(flatten)]
     pub(super) attestations: AttestationArguments,
     #[command(flatten)]

@@ -267,7 +267,8 @@ fn at_work<T>(
     work: impl FnOnce(Desk<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let secrets = Secrets::new(&arguments.secrets)?;
-    let session = Session::open_for_processes(global, &arguments.isolation)?;
+    let mut session = Session::open_for_processes(global, &arguments.isolation)?;
+    session.registries.reach(&arguments.registries)?;
     // From the first thing that is looked for to the last that is delivered.
     let in_use = session.store.in_use()?;
     let signals = watch_signals()?;
