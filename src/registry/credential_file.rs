@@ -16,8 +16,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::credential_helper::Helper;
 use super::credentials::{Credential, CredentialError, Secret};
-use super::helper::Helper;
 
 /// What Docker Hub's credentials are kept under, for historical reasons; and its name in references.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";

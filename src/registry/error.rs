@@ -248,6 +248,12 @@ impl RegistryError {
                 "is the registry up, and the name right? A registry that speaks plain HTTP needs `http = true` in its \
                  `[registry.\"host\"]` table"
             }
+            Self::NotFound { answer, .. } if answer.is_of_writing() && answer.says("NAME_UNKNOWN") => {
+                "this registry makes no repositories by itself: create it there first"
+            }
+            Self::Refused { answer, .. } if answer.status == 415 => {
+                "the registry does not take manifests of this type; some take OCI's alone (`--format oci`)"
+            }
             Self::NotFound { .. } => "check the name and the tag; a private image may need `builder login` first",
             Self::Unauthorized {
                 credentials: Presented::Nothing,
@@ -446,6 +452,16 @@ impl Answer {
             errors,
             pause: None,
         }
+    }
+
+    /// Whether something was to be written.
+    fn is_of_writing(&self) -> bool {
+        [reqwest::Method::POST, reqwest::Method::PUT, reqwest::Method::PATCH].contains(&self.method)
+    }
+
+    /// Whether the registry gave this code.
+    fn says(&self, code: &str) -> bool {
+        self.errors.iter().any(|error| error.starts_with(code))
     }
 
     /// The same from a registry that wants to be left alone for a while.

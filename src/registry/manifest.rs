@@ -113,7 +113,8 @@ impl Session {
         call.body = Some(bytes);
         let scopes = Scopes::push(&endpoint.repository(reference), None);
         let reply = self.send(endpoint, &scopes, &call).await?;
-        if !matches!(reply.response.status().as_u16(), 200 | 201) {
+        // Some accept what others create.
+        if !matches!(reply.response.status().as_u16(), 200..=202) {
             return Err(self.refusal(reply, &reference.to_string()).await);
         }
         let headers = reply.response.headers().clone();

@@ -10,12 +10,13 @@ mod challenge;
 mod client;
 mod config;
 mod credential_file;
+mod credential_helper;
 mod credentials;
 mod download;
 mod engine;
 mod error;
 mod file;
-mod helper;
+
 mod login;
 mod manifest;
 mod pages;

@@ -6,6 +6,7 @@
 pub mod debian;
 pub mod image;
 mod lists;
+pub mod personality;
 pub mod tls;
 mod uploads;
 
@@ -20,6 +21,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use builder::oci::Digest;
+
+use personality::Personality;
 
 /// How the registry misbehaves, instead of its answer or in it.
 #[derive(Clone, Debug)]
@@ -147,6 +150,11 @@ struct State {
     uploads: HashMap<String, Vec<u8>>,
     /// Whether there is a list of referrers.
     referrers: bool,
+    /// Whose ways it has, and where blobs lie then.
+    personality: Personality,
+    storage: String,
+    /// What was made before, where pushes make no repositories.
+    repositories: Vec<String>,
     /// Entries of a list that are told at a time.
     page: usize,
     log: Vec<Request>,
@@ -261,6 +269,18 @@ impl LyingRegistry {
     /// Has the token server speak OAuth2: it takes names and passwords in forms, and gives the identity token `come-back`.
     pub fn speak_oauth(&self) {
         self.state().oauth = true;
+    }
+
+    /// Takes the ways of a known registry, whose blobs lie at `storage`.
+    pub fn behave(&self, personality: Personality, storage: &str) {
+        let mut state = self.state();
+        state.personality = personality;
+        state.storage = storage.to_owned();
+    }
+
+    /// Makes a repository, by its name within slashes.
+    pub fn make_repository(&self, name: &str) {
+        self.state().repositories.push(name.to_owned());
     }
 
     /// Tells `entries` entries of a list at a time.
@@ -544,6 +564,11 @@ fn write(
 }
 
 fn honest(state: &mut State, request: &Request, address: SocketAddr) -> Answer {
+    personality::answer(state, request, address)
+}
+
+/// What a registry without ways of its own answers.
+fn plain(state: &mut State, request: &Request, address: SocketAddr) -> Answer {
     if request.path() == "/token" {
         return token(state, request);
     }

@@ -166,7 +166,7 @@ fn build_and_send(
     let Some((target, transport, form)) = outputs.iter().find_map(|output| output.first_push(&arguments.tags)) else {
         return pipeline::build(request, workshop);
     };
-    let client = transport.client(session, workshop.cancel, std::slice::from_ref(target));
+    let client = transport.client(session, workshop.cancel);
     let push = LayerPush {
         client: &client,
         store: workshop.store,

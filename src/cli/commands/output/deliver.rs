@@ -147,7 +147,7 @@ impl Job<'_> {
             cancel,
             ..
         } = self.delivery;
-        let client = transport.client(session, cancel, self.names());
+        let client = transport.client(session, cancel);
         let mut pushed = None;
         for name in self.names() {
             let form = &self.output.form;

@@ -71,11 +71,11 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    /// What speaks to the registries of `names`.
-    pub(super) fn client(self, session: &Session, cancel: &Cancel, names: &[Reference]) -> Client {
+    /// What speaks to registries.
+    pub(super) fn client(self, session: &Session, cancel: &Cancel) -> Client {
         match self {
             Self::Configured => session.client(cancel),
-            Self::Insecure => session.insecure_client(cancel, names),
+            Self::Insecure => session.insecure_client(cancel),
         }
     }
 }
