@@ -24,6 +24,16 @@ pub enum ExportError {
         /// Layers.
         layers: usize,
     },
+    /// Entries of the history that are to be squashed and are not there.
+    #[error("there are no instructions {first} to {last}: the build adds {own} to its base image")]
+    NoSuchEntries {
+        /// The first that was asked for, from 1.
+        first: usize,
+        /// The last.
+        last: usize,
+        /// How many there are.
+        own: usize,
+    },
     /// The result does not stand on the layers of its base.
     #[error("the result has {snapshots} snapshots, fewer than the {base} layers of its base")]
     Base {
@@ -87,6 +97,9 @@ pub enum ExportError {
     /// It is an archive of something else.
     #[error("the archive holds no image: it has neither `index.json` nor `manifest.json`")]
     NoImageArchive,
+    /// An archive without any file.
+    #[error("the archive has no files: it is no tar, or an empty one")]
+    NoFiles,
     /// A directory that is no image layout.
     #[error("the directory is no OCI layout: it has no `index.json`")]
     NoLayout,

@@ -85,7 +85,7 @@ pub fn oci_directory(
 }
 
 /// Where the files of a layout go.
-trait Target {
+pub(super) trait Target {
     fn file(&mut self, name: &str, content: &mut dyn Read, size: u64) -> Result<()>;
 
     fn document(&mut self, name: &str, content: &[u8]) -> Result<()> {
@@ -273,8 +273,8 @@ impl Target for Archive<'_> {
 }
 
 /// A directory of the user's.
-struct Directory {
-    root: PathBuf,
+pub(super) struct Directory {
+    pub(super) root: PathBuf,
 }
 
 impl Target for Directory {

@@ -10,13 +10,16 @@ mod cache_mount;
 mod compress;
 mod documents;
 mod error;
+mod flat;
 mod form;
 mod hashing;
 mod image;
+mod import;
 mod layer;
 mod layout;
 mod load;
 mod mirror;
+mod squash;
 mod tree;
 
 pub use annotations::{Annotation, AnnotationTarget, selected_annotations};
@@ -25,8 +28,10 @@ pub use cache_mount::{CacheMountAccess, WrittenCacheMount, read_cache_mount, wri
 pub use compress::{Compression, CompressionOptions, Existing, LevelOutOfBounds};
 pub use documents::{Document, Documents, documents, layers_to_make};
 pub use error::{ExportError, Result};
+pub use flat::flat_directory;
 pub use form::{Dialect, Form};
 pub use image::{BuiltImage, Composed, ImageRequest, compose, image, manifest};
+pub use import::import;
 pub use layer::{
     LayerSink, Made, TarSource, compress_layer, compress_snapshot, diff_id, known_forms, layer, no_layer, record_made,
     tar_sources,
@@ -34,6 +39,7 @@ pub use layer::{
 pub use layout::{NamedImage, docker_archive, oci_archive, oci_directory};
 pub use load::{Layout, LayoutImage, Loaded, load, load_directory};
 pub use mirror::remove_others;
+pub use squash::{Squash, squash};
 pub use tree::{Ownership, tree_archive, tree_directory};
 
 /// Image specification, "Pre-Defined Annotation Keys": a tag in an image layout.

@@ -38,7 +38,7 @@ use crate::cancel::Cancel;
 use crate::context::{ContextError, Modes};
 use crate::executor::{Agents, FailedSteps, Resources, SecretSource};
 use crate::export::{
-    self, Annotation, AnnotationTarget, BuiltImage, ExportError, ImageRequest as ExportRequest, LayerSink,
+    self, Annotation, AnnotationTarget, BuiltImage, ExportError, ImageRequest as ExportRequest, LayerSink, Squash,
     selected_annotations as annotations,
 };
 use crate::graph::VertexId;
@@ -80,6 +80,8 @@ pub struct BuildRequest {
     pub annotations: Vec<Annotation>,
     /// What is to be stated of the images.
     pub attestations: AttestationRequest,
+    /// Which layers of each image become one.
+    pub squash: Option<Squash>,
     /// Whether base images are looked up anew.
     pub pull: PullPolicy,
     /// The image's names.
@@ -328,19 +330,34 @@ fn make_image(
         platform,
         result,
         mut config,
+        own_history,
         epoch,
     } = planned;
-    inline::embed(&mut config, if workshop.remotes.inline { keys } else { &[] });
+    let Workshop { store, snapshotter, .. } = workshop;
+    // Who finds an inline cache looks for the layers of steps.
+    let carries_cache = workshop.remotes.inline && request.squash.is_none();
+    inline::embed(&mut config, if carries_cache { keys } else { &[] });
     let created = epoch
         .or(solution.created)
         .or_else(|| made_by_base(&config))
         .unwrap_or_else(now);
+    let snapshot = match (request.squash, solution.snapshot) {
+        (Some(squash), Some(result)) => Some(export::squash(
+            store,
+            snapshotter,
+            squash,
+            result,
+            &mut config,
+            own_history,
+        )?),
+        (_, result) => result,
+    };
     let composed = export::compose(
-        workshop.store,
-        workshop.snapshotter,
+        store,
+        snapshotter,
         ExportRequest {
             base: &config.rootfs.diff_ids.clone(),
-            result: solution.snapshot,
+            result: snapshot,
             config,
             epoch,
             created,
@@ -360,7 +377,7 @@ fn make_image(
     Ok(PlatformImage {
         platform,
         image: composed.record(workshop.store, attestations::recorded(&stated))?,
-        snapshot: solution.snapshot,
+        snapshot,
         epoch,
         stated,
     })

@@ -41,6 +41,8 @@ pub(super) struct PlannedImage {
     /// The vertex whose result is its file system; `None` for one without layers.
     pub(super) result: Option<VertexId>,
     pub(super) config: ImageConfig,
+    /// How many of the history's entries are the Dockerfile's own.
+    pub(super) own_history: usize,
     /// `SOURCE_DATE_EPOCH`, seconds since 1970.
     pub(super) epoch: Option<i64>,
 }
@@ -81,6 +83,7 @@ pub(super) fn plan(
             platform: options.platform.clone().unwrap_or_else(own),
             result: plan.result.map(|result| places[result.index()]),
             config: plan.config,
+            own_history: plan.own_history,
             epoch: plan.epoch,
         });
         for warning in plan.warnings {

@@ -64,6 +64,8 @@ pub struct BuildPlan {
     /// holds the base image's layers alone, to which the exporter adds those of the graph. Without an epoch neither
     /// the configuration nor its new history entries have a `created`: the exporter knows when.
     pub config: ImageConfig,
+    /// How many of the history's entries, at its end, are the Dockerfile's own: the others came with the base image.
+    pub own_history: usize,
     /// `SOURCE_DATE_EPOCH` as it turned out from options, build arguments and the Dockerfile, seconds since 1970.
     pub epoch: Option<i64>,
     /// What is allowed but likely a mistake, in the order of the source: the violations that the parser saw, as far as
@@ -122,6 +124,7 @@ pub fn plan(
         Purpose::Build | Purpose::Check => Outline::default(),
     };
     let result = state.file_system;
+    let base_history = state.base_history;
     let mut config = state.into_config();
     config.config.labels.extend(options.labels.clone());
     config.platform = platforms::of_image(options.platform.as_ref(), config.platform);
@@ -129,6 +132,7 @@ pub fn plan(
     Ok(BuildPlan {
         graph,
         result,
+        own_history: config.history.len().saturating_sub(base_history),
         config,
         epoch: globals.epoch,
         warnings,

@@ -26,6 +26,7 @@ pub mod packs;
 mod path;
 mod rootfs;
 mod snapshotter;
+mod squash;
 mod stack;
 mod whiteout;
 mod xattr;

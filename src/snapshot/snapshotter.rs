@@ -147,7 +147,7 @@ impl Snapshotter {
         self.marks
     }
 
-    fn workshop(&self) -> Workshop<'_> {
+    pub(super) fn workshop(&self) -> Workshop<'_> {
         Workshop {
             store: &self.store,
             marks: self.marks,
@@ -343,7 +343,7 @@ impl Snapshotter {
     }
 
     /// `snapshot` and those below it with their directories, topmost first.
-    fn layers(&self, snapshot: Option<SnapshotId>) -> Result<Vec<(SnapshotId, PathBuf)>, SnapshotError> {
+    pub(super) fn layers(&self, snapshot: Option<SnapshotId>) -> Result<Vec<(SnapshotId, PathBuf)>, SnapshotError> {
         let Some(snapshot) = snapshot else {
             return Ok(Vec::new());
         };

@@ -11,10 +11,10 @@ use crate::cli::session::{GlobalOptions, Session};
 use crate::export;
 use crate::oci::Platform;
 
-/// Read images from an archive: an OCI archive or layout, or one made with `docker save`.
+/// Read images from an archive or directory: an OCI layout, what `docker save` writes, or what skopeo and podman call `dir`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Arguments {
-    /// The file, or the directory of an OCI layout; by default standard input.
+    /// The file or directory; by default standard input.
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Of images for several platforms, read what is for this one alone.

@@ -10,9 +10,11 @@ mod explain;
 mod fmt;
 mod history;
 mod images;
+mod import;
 mod inspect;
 mod load;
 mod login;
+mod manifest;
 mod output;
 mod plan;
 mod prune;
@@ -55,6 +57,9 @@ pub(super) enum Command {
     Logout(login::LogoutArguments),
     Save(save::Arguments),
     Load(load::Arguments),
+    Import(import::ImportArguments),
+    Export(import::ExportArguments),
+    Manifest(manifest::Arguments),
     Spec(Box<spec::Arguments>),
     Du(du::Arguments),
     Prune(prune::Arguments),
@@ -68,6 +73,7 @@ impl Command {
         match self {
             Command::Build(arguments) => return build::run(*arguments, global),
             Command::Run(arguments) => return run::run(*arguments, global),
+            Command::Manifest(arguments) => return manifest::run(&arguments, global),
             Command::Debug(arguments) => return debug::run(&arguments, global),
             Command::Plan(arguments) => return plan::run(*arguments, global),
             Command::Update(arguments) => return update::run(&arguments, global),
@@ -85,6 +91,8 @@ impl Command {
             Command::Logout(arguments) => login::logout(&arguments),
             Command::Save(arguments) => save::run(&arguments, global),
             Command::Load(arguments) => load::run(&arguments, global),
+            Command::Import(arguments) => import::import(&arguments, global),
+            Command::Export(arguments) => import::export(&arguments, global),
             Command::Spec(arguments) => spec::run(&arguments, global),
             Command::Du(arguments) => du::run(&arguments, global),
             Command::Prune(arguments) => prune::run(&arguments, global),

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::output::{to_file, to_stdout};
 use crate::cli::failure::Failure;
 use crate::cli::session::{GlobalOptions, Session, default_platform};
-use crate::export::{self, Form, NamedImage};
+use crate::export::{self, Compression, Dialect, Form, NamedImage};
 use crate::oci::Platform;
 use crate::store::StoredImage;
 
@@ -20,6 +20,15 @@ pub(in crate::cli) struct Arguments {
     /// The archive's format.
     #[arg(long, default_value = "docker-archive", value_name = "FORMAT")]
     format: Format,
+    /// Compress layers with gzip, whatever they came with; those of a docker archive are never compressed.
+    #[arg(long)]
+    compress: bool,
+    /// Accepted: nothing is shown.
+    #[arg(short, long, hide = true)]
+    quiet: bool,
+    /// Accepted: an archive may always have several images.
+    #[arg(short, long, hide = true)]
+    multi_image_archive: bool,
     /// Write what is for this platform alone. A docker archive has room for one: by default this machine's.
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
@@ -36,6 +45,8 @@ enum Format {
     OciArchive,
     /// An OCI layout, a directory.
     OciDir,
+    /// A flat directory with a manifest of Docker's schema 2, as skopeo's and podman's `dir`.
+    DockerDir,
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
@@ -47,19 +58,22 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         .iter()
         .map(|text| named(&session, text, arguments))
         .collect::<Result<Vec<_>, Failure>>()?;
+    let form = Form {
+        compression: arguments.compress.then(|| Compression::Gzip.into()),
+        dialect: (arguments.format == Format::DockerDir).then_some(Dialect::Docker),
+        ..Form::default()
+    };
     let write = |out: &mut dyn std::io::Write| match arguments.format {
-        Format::OciArchive => export::oci_archive(store, snapshotter, &images, &Form::default(), None, out),
+        Format::OciArchive => export::oci_archive(store, snapshotter, &images, &form, None, out),
         _ => export::docker_archive(store, snapshotter, &images, None, out),
     };
     match (arguments.format, &arguments.output) {
-        (Format::OciDir, Some(path)) => Ok(export::oci_directory(
-            store,
-            snapshotter,
-            &images,
-            &Form::default(),
-            path,
-        )?),
-        (Format::OciDir, None) => {
+        (Format::OciDir, Some(path)) => Ok(export::oci_directory(store, snapshotter, &images, &form, path)?),
+        (Format::DockerDir, Some(path)) => match images.as_slice() {
+            [image] => Ok(export::flat_directory(store, snapshotter, &image.id, &form, path)?),
+            _ => Err(Failure::usage("a flat directory holds one image").hint("name one, or write an archive")),
+        },
+        (Format::OciDir | Format::DockerDir, None) => {
             Err(Failure::usage("a directory cannot go to standard output").hint("name it with -o"))
         }
         (_, Some(path)) => to_file(path, write),
@@ -71,7 +85,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
 fn named(session: &Session, text: &str, arguments: &Arguments) -> Result<NamedImage, Failure> {
     let whole = session.image(text)?;
     let part = match (&arguments.platform, arguments.format, &whole) {
-        (None, Format::DockerArchive, StoredImage::Index(_)) => {
+        (None, Format::DockerArchive | Format::DockerDir, StoredImage::Index(_)) => {
             let platform = default_platform()?.unwrap_or_else(Platform::host);
             session.part(text, Some(&platform))?
         }

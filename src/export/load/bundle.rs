@@ -125,6 +125,19 @@ impl<'s> Bundle<'s> {
         }
     }
 
+    /// Takes a document in that is no blob where it came from.
+    pub(super) fn keep_document(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut writer = self.store.blob_writer()?;
+        writer.write_all(bytes).map_err(|source| ExportError::Destination {
+            action: "write to",
+            path: self.store.root().to_owned(),
+            source,
+        })?;
+        let staged = writer.stage(None)?;
+        self.blobs.insert(staged.digest(), staged);
+        Ok(())
+    }
+
     /// Whether there is such a blob. It may still turn out to be damaged.
     pub(super) fn has(&self, digest: &Digest) -> bool {
         self.blobs.contains_key(digest) || self.directory.as_ref().is_some_and(|directory| directory.has(digest))

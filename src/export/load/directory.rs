@@ -39,13 +39,27 @@ impl Directory {
 
     /// Whether there is such a blob. It may still turn out to be damaged.
     pub(super) fn has(&self, digest: &Digest) -> bool {
-        let path = container_path(&name_of(digest));
-        path.is_ok_and(|path| self.0.open_regular(&path).is_ok())
+        self.open_blob(digest).is_ok()
+    }
+
+    fn open_blob(&self, digest: &Digest) -> Result<(std::fs::File, String)> {
+        for name in names_of(digest) {
+            match self.0.open_regular(&container_path(&name)?) {
+                Ok(file) => return Ok((file, name)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(unreadable(&name, error)),
+            }
+        }
+        Err(missing(digest))
     }
 
     /// A blob that is a small document, verified.
     pub(super) fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let bytes = self.document(&name_of(digest))?.ok_or_else(|| missing(digest))?;
+        let mut found = None;
+        for name in names_of(digest) {
+            found = found.or(self.document(&name)?);
+        }
+        let bytes = found.ok_or_else(|| missing(digest))?;
         match Digest::of(&bytes) == *digest {
             true => Ok(bytes),
             false => Err(refused(digest.to_string().as_bytes(), "has other content")),
@@ -60,12 +74,7 @@ impl Directory {
         store: &Store,
         mut copied: impl FnMut(u64) -> Result<()>,
     ) -> Result<StagedBlob> {
-        let name = name_of(digest);
-        let mut file = match self.0.open_regular(&container_path(&name)?) {
-            Ok(file) => file,
-            Err(error) if error.is_not_found() => return Err(missing(digest)),
-            Err(error) => return Err(unreadable(&name, error)),
-        };
+        let (mut file, name) = self.open_blob(digest)?;
         let mut writer = store.blob_writer()?;
         let (mut done, limit) = (0, limits().bytes);
         loop {
@@ -82,8 +91,14 @@ impl Directory {
     }
 }
 
-fn name_of(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
+/// Where a blob may lie: in a layout, or in a directory that is flat.
+fn names_of(digest: &Digest) -> [String; 3] {
+    let digits = digest.hex();
+    [
+        format!("blobs/sha256/{digits}"),
+        format!("{digits}.manifest.json"),
+        digits,
+    ]
 }
 
 fn container_path(name: &str) -> Result<ContainerPath> {

@@ -62,6 +62,9 @@ pub(super) fn find(bundle: &mut Bundle<'_>, platform: Option<&Platform>) -> Resu
     match bundle.document("index.json")? {
         Some(index) => find_in_index(bundle, platform, index),
         None => match bundle.document("manifest.json")? {
+            Some(manifest) if manifest.trim_ascii_start().starts_with(b"{") => {
+                find_in_flat_directory(bundle, platform, manifest)
+            }
             Some(manifest) => find_in_docker_manifest(bundle, &manifest),
             None => Err(ExportError::NoImageArchive),
         },
@@ -191,6 +194,40 @@ fn names_of(descriptor: &Descriptor) -> Result<Vec<Reference>> {
         return Ok(Vec::new());
     };
     Ok(vec![name.parse().map_err(ExportError::Name)?])
+}
+
+/// What skopeo calls `dir`: `manifest.json` is the manifest itself, or an index.
+fn find_in_flat_directory(bundle: &mut Bundle<'_>, platform: Option<&Platform>, bytes: Vec<u8>) -> Result<Content> {
+    let digest = Digest::of(&bytes);
+    let size = bytes.len() as u64;
+    let document = ManifestOrIndex::parse(bytes, None);
+    let document = document.map_err(|source| ExportError::Manifest { digest, source })?;
+    let mut content = Content::default();
+    let (listed, index) = match document {
+        ManifestOrIndex::Manifest(manifest) => {
+            let kind = manifest.value().media_type.clone();
+            let kind = kind.unwrap_or_else(|| media_type::MANIFEST.to_owned());
+            bundle.keep_document(manifest.bytes())?;
+            let own = Descriptor::new(&kind, digest, size);
+            (vec![content.add(own.clone(), manifest, &own)?], None)
+        }
+        ManifestOrIndex::Index(index) => {
+            let mut listed = Vec::new();
+            content.follow(bundle, platform, &index, 1, &mut listed)?;
+            let annotations = index.value().annotations.clone();
+            let index = FoundIndex {
+                annotations,
+                ..FoundIndex::default()
+            };
+            (listed, (platform.is_none()).then_some(index))
+        }
+    };
+    if listed.is_empty() {
+        return Err(refused(b"manifest.json", "has no image for this platform"));
+    }
+    let names = Vec::new();
+    content.entries.push(Entry { names, listed, index });
+    Ok(content)
 }
 
 /// One image in `manifest.json`.

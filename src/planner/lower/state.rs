@@ -49,6 +49,8 @@ pub(in super::super) struct StageState {
     pub(super) numbering: Numbering,
     /// Its steps run although a result is known.
     pub(super) ignore_cache: bool,
+    /// Entries of the history that are the base image's.
+    pub(in super::super) base_history: usize,
 }
 
 impl StageState {
@@ -72,6 +74,7 @@ impl StageState {
             file_system: None,
             scope: image_env.clone(),
             image_env,
+            base_history: config.history.len(),
             config,
             build_args: Ordered::default(),
             base: Base::Known,

@@ -233,6 +233,10 @@ impl<'a> ArchiveReader<'a> {
     fn skip_content(&mut self) -> Result<(), ArchiveError> {
         while self.content()?.is_some() {}
         self.content = std::mem::take(&mut self.padding);
+        // Some programs write nothing behind the last file's content: umoci's `insert` does not.
+        if self.content > 0 && self.start == self.end && self.read_some()? == 0 {
+            self.content = 0;
+        }
         while self.content()?.is_some() {}
         Ok(())
     }

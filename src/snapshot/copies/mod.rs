@@ -126,6 +126,22 @@ impl Copies {
         Ok(Working { scratch, known })
     }
 
+    /// Writes into `upper`, an empty directory, what `above` changes of `below`.
+    pub(super) fn write_combined(
+        workshop: Workshop<'_>,
+        below: &Stack,
+        above: &Stack,
+        upper: &Path,
+    ) -> Result<(), SnapshotError> {
+        let scratch = empty(workshop.store)?;
+        put_together(workshop, below, &root(&scratch), Way::Copies)?;
+        let tree = open(&root(&scratch), None)?;
+        let known = deep::down(|| Known::record(tree.as_fd()))?;
+        known.settle();
+        put_together(workshop, above, &root(&scratch), Way::Copies)?;
+        Self::write_changes(workshop, Working { scratch, known }, upper).map(drop)
+    }
+
     /// Lets `working`, which is the snapshot `id` now, serve the next step.
     pub(super) fn keep(&self, id: SnapshotId, working: Working) {
         let mut idle = lock(&self.idle);

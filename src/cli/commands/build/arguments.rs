@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::attestations::AttestationArguments;
 use super::calls::Call;
+use super::squash::SquashArguments;
 
 use crate::cli::agents::SshArgument;
 use crate::cli::commands::output::Output;
@@ -159,6 +160,8 @@ pub(in crate::cli) struct Arguments {
     pub(super) limits: LimitArguments,
     #[command(flatten)]
     pub(super) registries: RegistryArguments,
+    #[command(flatten)]
+    pub(super) squash: SquashArguments,
     #[command(flatten)]
     pub(super) attestations: AttestationArguments,
     #[command(flatten)]

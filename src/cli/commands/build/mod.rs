@@ -16,6 +16,7 @@ mod pins;
 mod platforms;
 mod recording;
 mod revision;
+mod squash;
 mod tell;
 
 use std::collections::BTreeMap;
@@ -46,7 +47,7 @@ use crate::cli::report;
 use crate::cli::secrets::Secrets;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::export::Annotation;
-use crate::history::{Finish, Recorder};
+use crate::history::{BuildId, Finish, Recorder};
 use crate::network::NetworkOnDemand;
 use crate::oci::{Platform, Reference};
 use crate::parser::displayable;
@@ -141,7 +142,8 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
         if arguments.explain {
             recording::explain(&recorder, workshop.store);
         }
-        tell::tell(&arguments, &built, &sent?)?;
+        let build = recorder.build();
+        tell::tell(&arguments, &built, &sent?, build.as_ref().map(BuildId::as_str))?;
         unshared.map(|()| ExitCode::SUCCESS)
     })
 }
@@ -163,7 +165,9 @@ fn build_and_send(
     workshop: Workshop<'_>,
 ) -> Result<Built, BuildError> {
     let outputs = outputs(arguments);
-    let Some((target, transport, form)) = outputs.iter().find_map(|output| output.first_push(&arguments.tags)) else {
+    // Steps' own layers are not sent where they become one.
+    let mut own = outputs.iter().filter(|_| request.squash.is_none());
+    let Some((target, transport, form)) = own.find_map(|output| output.first_push(&arguments.tags)) else {
         return pipeline::build(request, workshop);
     };
     let client = transport.client(session, workshop.cancel);
@@ -388,6 +392,7 @@ impl Asked {
             platforms: self.platforms,
             shape: self.shape,
             annotations: self.annotations,
+            squash: arguments.squash.squash(),
             pull: arguments.pull.into(),
             names: names(arguments),
             jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),

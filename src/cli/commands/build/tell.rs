@@ -11,12 +11,18 @@ use crate::cli::output;
 use crate::oci::Reference;
 use crate::pipeline::{Built, Shape};
 
-pub(super) fn tell(arguments: &Arguments, built: &Built, delivered: &Delivered) -> Result<(), Failure> {
+/// `build` is by what `history` knows the build.
+pub(super) fn tell(
+    arguments: &Arguments,
+    built: &Built,
+    delivered: &Delivered,
+    build: Option<&str>,
+) -> Result<(), Failure> {
     if let Some(path) = &arguments.iidfile {
         write_file(path, built.id.to_string().as_bytes())?;
     }
     if let Some(path) = &arguments.metadata_file {
-        let metadata = Value::Object(metadata(arguments, built, delivered));
+        let metadata = Value::Object(metadata(arguments, built, delivered, build));
         write_file(path, format!("{metadata:#}\n").as_bytes())?;
     }
     if arguments.quiet {
@@ -40,7 +46,7 @@ pub(super) fn tell(arguments: &Arguments, built: &Built, delivered: &Delivered) 
 }
 
 /// In the words of buildx. What was not compressed has no manifest yet, and so no digest of one.
-fn metadata(arguments: &Arguments, built: &Built, delivered: &Delivered) -> Map<String, Value> {
+fn metadata(arguments: &Arguments, built: &Built, delivered: &Delivered, build: Option<&str>) -> Map<String, Value> {
     let mut metadata = Map::new();
     if let (Shape::Image, [only]) = (built.shape, built.images.as_slice()) {
         metadata.insert("containerimage.config.digest".into(), json!(only.image.config_digest));
@@ -49,8 +55,11 @@ fn metadata(arguments: &Arguments, built: &Built, delivered: &Delivered) -> Map<
         metadata.insert("containerimage.descriptor".into(), json!(descriptor));
         metadata.insert("containerimage.digest".into(), json!(descriptor.digest));
     }
-    let names: Vec<String> = arguments.tags.iter().map(Reference::to_string).collect();
+    let names: Vec<String> = super::names(arguments).iter().map(Reference::to_string).collect();
     metadata.insert("image.name".into(), json!(names.join(",")));
+    if let Some(build) = build {
+        metadata.insert("buildx.build.ref".into(), json!(format!("default/default/{build}")));
+    }
     metadata
 }
 
