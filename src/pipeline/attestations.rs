@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use super::inventory::inventory;
 use super::platforms::Plans;
 use super::{BuildError, BuildRequest, Workshop, now};
-use crate::attest::sbom::{self, LayerFiles};
+use crate::attest::sbom;
 use crate::attest::{BuildFacts, ConfigSource, ProvenanceOptions, SourceFile, image_purl, provenance};
-use crate::export::{Composed, ExportError, LARGEST_PREDICATE};
+use crate::export::{Composed, LARGEST_PREDICATE};
 use crate::graph::{NetworkMode, Op, Remote, Source, VertexId};
 use crate::oci::attestation::SPDX;
 use crate::oci::{ChainId, Descriptor, Digest, Platform, Reference, Timestamp, media_type};
 use crate::planner::{ImageName, MainContext, NamedContext, NoCache, PlanOptions};
 use crate::progress::Event;
-use crate::snapshot::Rootfs;
-use crate::store::{Attestation, Kinship, Predicate, SnapshotId, SnapshotRecord, StoreError};
+use crate::store::{Attestation, Predicate, SnapshotId, StoreError};
+
+/// How BuildKit's arguments begin that want stages and contexts scanned.
+const SCANS: &str = "BUILDKIT_SBOM_SCAN_";
 
 /// What is to be stated; nothing by default.
 #[derive(Clone, Debug, Default)]
@@ -133,12 +136,19 @@ impl<'a> Witness<'a> {
     /// What is in the image.
     fn sbom(&self, wanted: &SbomRequest, subject: &Subject<'_>) -> Result<Stated, BuildError> {
         let Workshop {
-            snapshotter, progress, ..
+            store,
+            snapshotter,
+            progress,
+            ..
         } = self.workshop;
         let snapshot = self.files_of(subject)?;
-        let view = snapshotter.view(snapshot).map_err(ExportError::from)?;
-        let layers = self.layer_files(snapshot, subject)?;
-        let inventory = sbom::scan(&view, &layers);
+        if self.asks_for_more_scans() {
+            let message = "BUILDKIT_SBOM_SCAN_STAGE and BUILDKIT_SBOM_SCAN_CONTEXT do nothing here: the SBOM is of the result alone";
+            progress.report(Event::Warning {
+                message: message.to_owned(),
+            });
+        }
+        let inventory = inventory(store, snapshotter, snapshot, subject.composed.config.value())?;
         for warning in &inventory.warnings {
             let message = format!("the SBOM for {} is not whole: {warning}", subject.platform);
             progress.report(Event::Warning { message });
@@ -167,6 +177,14 @@ impl<'a> Witness<'a> {
         Ok(self.predicate(SPDX, &document, wanted.file.clone(), subject)?)
     }
 
+    /// Whether the build arguments or the Dockerfile want stages or the context scanned.
+    fn asks_for_more_scans(&self) -> bool {
+        let asks = |(name, value): (&String, &String)| name.starts_with(SCANS) && value != "false";
+        let BuildRequest { dockerfile, plan, .. } = self.request;
+        let mut pieces = dockerfile.windows(SCANS.len());
+        plan.build_args.iter().any(asks) || pieces.any(|piece| piece == SCANS.as_bytes())
+    }
+
     /// The image's files. An image that adds nothing to its base may not have been unpacked.
     fn files_of(&self, subject: &Subject<'_>) -> Result<Option<SnapshotId>, BuildError> {
         let Workshop {
@@ -190,29 +208,6 @@ impl<'a> Witness<'a> {
             Some(Op::Source(Source::Image(image))) => Ok(puller.ensure_layers(snapshotter, image, progress, cancel)?),
             _ => Ok(None),
         }
-    }
-
-    /// What each layer changed, where it is unpacked.
-    fn layer_files(&self, snapshot: Option<SnapshotId>, subject: &Subject<'_>) -> Result<Vec<LayerFiles>, StoreError> {
-        let Some(snapshot) = snapshot else {
-            return Ok(Vec::new());
-        };
-        let mut layers: Vec<Vec<SnapshotRecord>> = Vec::new();
-        for record in self.workshop.store.ancestry(snapshot)? {
-            match (record.kinship, layers.last_mut()) {
-                (Kinship::Joined, Some(own)) => own.push(record),
-                _ => layers.push(vec![record]),
-            }
-        }
-        let diffs = &subject.composed.config.value().rootfs.diff_ids;
-        let files = diffs.iter().zip(&layers).map(|(layer, records)| LayerFiles {
-            layer: *layer,
-            directories: records
-                .iter()
-                .filter_map(|record| Rootfs::open_host_directory(&record.fs).ok())
-                .collect(),
-        });
-        Ok(files.collect())
     }
 
     fn names(&self, subject: &Subject<'_>) -> Vec<String> {

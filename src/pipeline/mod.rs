@@ -12,18 +12,22 @@ mod contexts;
 mod dockerfile;
 mod explain;
 mod foresee;
+mod inventory;
 mod layouts;
 mod pin;
 mod platforms;
 mod remote;
 mod sources;
+mod statements;
 
 pub use admission::{Admission, AdmissionError, Pins, Strictness, cause_of};
 pub use calls::{CallError, CallRequest, Checked, Target, check, outline, targets};
 pub use explain::{Change, ExplainError, Explanation, Reason, explain};
 pub use foresee::{Forecast, foresee};
+pub use inventory::inventory;
 pub use pin::{Pinned, pin};
 pub use remote::{ContextAddress, FetchError, FetchedContext, fetch_context};
+pub use statements::{Naming, with_statements};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

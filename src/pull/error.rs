@@ -16,6 +16,15 @@ pub enum PullError {
     /// The store cannot keep it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What somebody states of an image is no statement.
+    #[error("{digest} is no statement about an image that could be read")]
+    Statement {
+        /// The document.
+        digest: Digest,
+        /// The parser's word.
+        #[source]
+        source: serde_json::Error,
+    },
     /// Something that is no registry was to give a layer.
     #[error("layer {layer} cannot be had")]
     Elsewhere {

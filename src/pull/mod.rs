@@ -9,6 +9,7 @@ mod layers;
 mod look;
 mod naming;
 mod resolve;
+mod statements;
 mod stream;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use crate::store::Store;
 pub use error::PullError;
 pub use layers::{FoundBlob, LayerSource, LayerStack};
 pub use look::Looker;
+pub use statements::{Statement, statements, stored_statements};
 
 /// When a registry is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

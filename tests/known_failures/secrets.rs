@@ -87,6 +87,8 @@ fn cve_2023_26054_the_password_of_a_repository_is_told_nobody() {
     project.write("Dockerfile", dockerfile);
     // The Dockerfile is the user's own; what comes of it is searched.
     nowhere(&project, ".", "top-s3cr3t");
+    // CVE-2023-26054.
+    nowhere(&project, "--provenance=max --sbom .", "top-s3cr3t");
     project.write(
         "Dockerfile",
         "FROM lib\nFROM busybox\nCOPY --from=lib /f /f\nRUN --mount=from=lib,target=/m cat /m/f\n",

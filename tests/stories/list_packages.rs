@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::state_provenance::Layout;
-use crate::support::Project;
+use crate::support::{Project, registry};
 
 const SPDX: &str = "https://spdx.dev/Document";
 
@@ -238,4 +238,121 @@ fn an_image_that_adds_nothing_to_its_base_has_a_document() {
         .build("--sbom=generator=some/image -o type=oci,dest=out,tar=false .")
         .exits(2)
         .says("leave the key out");
+}
+
+#[test]
+fn an_sbom_is_shown_stated_or_made() {
+    let project = project();
+    let name = format!("{}/story/packages:1", registry());
+    project.build("-t plain .").succeeds();
+    project
+        .build(&format!("--sbom --provenance=min -t {name} --push ."))
+        .succeeds();
+    let listed = |project: &Project, image: &str| project.builder(&format!("sbom {image}")).run().succeeds().stdout;
+    let stated = listed(&project, &name);
+    assert!(
+        stated.starts_with("NAME") && stated.contains("left-pad") && stated.contains("npm"),
+        "{stated}"
+    );
+    assert_eq!(listed(&project, "plain"), stated, "one that is made now");
+    // Asked of the registry; nothing is pulled.
+    let other = Project::new();
+    assert_eq!(listed(&other, &name), stated);
+    assert!(other.builder("images -q").run().succeeds().stdout.is_empty());
+    let format = |project: &Project, field: &str| {
+        let mut inspect = project.builder("inspect --format");
+        let shown = inspect
+            .arg(&format!("{{{{json .{field}}}}}"))
+            .arg(&name)
+            .run()
+            .succeeds()
+            .stdout;
+        serde_json::from_str::<Value>(&shown).unwrap()
+    };
+    for project in [&project, &other] {
+        assert_is_spdx(&format(project, "SBOM")["SPDX"]);
+        let provenance = format(project, "Provenance");
+        assert!(provenance["SLSA"]["buildDefinition"].is_object(), "{provenance}");
+    }
+    // What is pulled has it too, and takes it along.
+    other.builder(&format!("pull {name}")).run().succeeds();
+    assert_is_spdx(&format(&other, "SBOM")["SPDX"]);
+    let again = format!("{}/story/packages-again:1", registry());
+    other.builder(&format!("push {name} {again}")).run().succeeds();
+    let third = Project::new();
+    assert_eq!(listed(&third, &again), stated);
+    assert_eq!(
+        third
+            .builder(&format!("sbom --format spdx-json {again}"))
+            .run()
+            .succeeds()
+            .stdout
+            .len(),
+        {
+            project
+                .builder(&format!("sbom --format spdx-json {name}"))
+                .run()
+                .succeeds()
+                .stdout
+                .len()
+        }
+    );
+    third
+        .builder(&format!("sbom {}/story/nothing:1", registry()))
+        .run()
+        .exits(1);
+}
+
+#[test]
+fn exported_files_have_statements_beside_them() {
+    let project = project();
+    let flags = "--sbom --provenance=mode=max";
+    project
+        .build(&format!("{flags} --build-arg BUILDKIT_SBOM_SCAN_STAGE=true -o out ."))
+        .succeeds()
+        .says("BUILDKIT_SBOM_SCAN");
+    let read = |path: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(project.directory().join(path)).unwrap()).unwrap()
+    };
+    for (file, kind) in [
+        ("sbom.spdx.json", SPDX),
+        ("provenance.json", "https://slsa.dev/provenance/v1"),
+    ] {
+        let statement = read(&format!("out/{file}"));
+        assert_eq!(statement["predicateType"], kind);
+        let subjects = statement["subject"].as_array().unwrap();
+        let library = subjects
+            .iter()
+            .find(|subject| subject["name"] == "usr/lib/libold.so")
+            .unwrap();
+        let digest = library["digest"]["sha256"].as_str().unwrap();
+        assert_eq!(
+            digest,
+            "b718f1354f7247312eca086d9a024afe5fa717ddea5adeddd6f12bcf945b2e8c"
+        );
+    }
+    project.build(&format!("{flags} -o type=tar,dest=out.tar .")).succeeds();
+    let listed = std::process::Command::new("tar")
+        .arg("-tf")
+        .arg(project.directory().join("out.tar"))
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(
+        listed.contains("sbom.spdx.json") && listed.contains("provenance.json"),
+        "{listed}"
+    );
+    project
+        .build("--provenance=inline-only=true --attest type=sbom,filename=bill.json -o out-2 .")
+        .succeeds();
+    assert!(project.directory().join("out-2/bill.json").exists());
+    assert!(!project.directory().join("out-2/provenance.json").exists());
+    // A link of the image's does not lead the file elsewhere.
+    project.write(
+        "links/Dockerfile",
+        "FROM busybox\nRUN ln -s /tmp/elsewhere-of-story /provenance.json\n",
+    );
+    project.build("--provenance=min -o out-3 links").succeeds();
+    let file = project.directory().join("out-3/provenance.json");
+    assert!(std::fs::symlink_metadata(file).unwrap().is_file());
 }

@@ -17,6 +17,7 @@ mod package;
 mod python;
 mod rpm;
 mod spdx;
+mod subjects;
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,7 @@ use find::Found;
 pub use layers::LayerFiles;
 use package::{Kind, Package};
 pub use spdx::{Subject, document};
+pub use subjects::file_subjects;
 
 /// Packages of one image, at most.
 const MOST_PACKAGES: usize = 100_000;

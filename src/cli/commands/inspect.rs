@@ -3,17 +3,24 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::sbom::{by_kind, statements_about};
 use crate::cli::failure::Failure;
+use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
+use crate::oci::attestation::{PROVENANCE, SPDX};
 use crate::oci::{Platform, Reference};
 use crate::store::{Member, StoredImage};
+
+/// Fields that have what is stated of an image.
+const STATED: [&str; 2] = [".SBOM", ".Provenance"];
 
 /// Show what is known of images, as JSON.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Arguments {
-    /// Print fields instead: `{{.Config.Env}}`, `{{json .Config}}`.
+    /// Print fields instead: `{{.Config.Env}}`, `{{json .Config}}`; what is stated of the image: `{{json .SBOM}}`,
+    /// `{{json .Provenance}}`, of an image that is not here too.
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
     /// Describe the image for this platform, where there are several; by default this machine's.
@@ -29,7 +36,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     let described: Vec<Value> = arguments
         .images
         .iter()
-        .map(|text| describe(&session, text, arguments.platform.as_ref()))
+        .map(|text| describe_all(&session, text, arguments))
         .collect::<Result<_, Failure>>()?;
     match &arguments.format {
         Some(format) => {
@@ -40,6 +47,23 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         None => output::line(format_args!("{:#}", Value::Array(described)))?,
     }
     Ok(())
+}
+
+/// The image, and what is stated of it where that is asked for: then it may be one that only its registry has.
+fn describe_all(session: &Session, text: &str, arguments: &Arguments) -> Result<Value, Failure> {
+    let format = arguments.format.as_deref().unwrap_or_default();
+    let platform = arguments.platform.as_ref();
+    if !STATED.iter().any(|field| format.contains(field)) {
+        return describe(session, text, platform);
+    }
+    let mut value = match session.store.find_image(text)? {
+        Some(_) => describe(session, text, platform)?,
+        None => json!({ "Name": text }),
+    };
+    let statements = statements_about(session, text, platform, &cancel_on_signals()?)?;
+    value["SBOM"] = by_kind(&statements, "SPDX", SPDX);
+    value["Provenance"] = by_kind(&statements, "SLSA", PROVENANCE);
+    Ok(value)
 }
 
 /// An image in the words of `docker inspect`. Of several platforms the chosen one is described, and all are listed.

@@ -23,6 +23,7 @@ mod push;
 mod rmi;
 mod run;
 mod save;
+mod sbom;
 mod spec;
 mod tag;
 mod update;
@@ -55,6 +56,7 @@ pub(super) enum Command {
     Push(Box<push::Arguments>),
     Login(Box<login::LoginArguments>),
     Logout(login::LogoutArguments),
+    Sbom(sbom::Arguments),
     Save(save::Arguments),
     Load(load::Arguments),
     Import(import::ImportArguments),
@@ -89,6 +91,8 @@ impl Command {
             Command::Push(arguments) => push::run(&arguments, global),
             Command::Login(arguments) => login::login(&arguments),
             Command::Logout(arguments) => login::logout(&arguments),
+=======
+            Command::Sbom(arguments) => sbom::run(&arguments, global),
             Command::Save(arguments) => save::run(&arguments, global),
             Command::Load(arguments) => load::run(&arguments, global),
             Command::Import(arguments) => import::import(&arguments, global),

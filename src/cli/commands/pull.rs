@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, with_causes};
 use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::progress::{Style, renderer};
@@ -10,7 +10,7 @@ use crate::cli::registries::{CredentialArguments, RegistryArguments};
 use crate::cli::session::{GlobalOptions, Session, default_platform};
 use crate::oci::{Platform, Reference};
 use crate::progress::{Event, Progress};
-use crate::pull::{PullPolicy, ResolvedImage};
+use crate::pull::{PullPolicy, Puller, ResolvedImage};
 
 /// Fetch images from their registries.
 #[derive(Debug, Args)]
@@ -50,17 +50,28 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
             let image = puller.resolve(reference, &Platform::host(), PullPolicy::Always)?;
             warn_of_platform(&image, &*progress);
             puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
+            keep_statements(&puller, &image, &*progress);
             output::line(image.id)?;
         }
         for platform in &asked {
             let image = puller.resolve(reference, platform, PullPolicy::Always)?;
             image.require(platform)?;
             puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
+            keep_statements(&puller, &image, &*progress);
             output::line(image.id)?;
         }
         session.store.sync()?;
     }
     Ok(())
+}
+
+/// What is stated of an image comes with it, where it can be had: the image is there all the same.
+fn keep_statements(puller: &Puller, image: &ResolvedImage, progress: &dyn Progress) {
+    if let Err(error) = puller.keep_statements(image) {
+        let name = image.reference.familiar();
+        let message = format!("what is stated of {name} cannot be kept: {}", with_causes(&error));
+        progress.report(Event::Warning { message });
+    }
 }
 
 /// An image that is for another machine is what there is, and seldom what was meant.

@@ -7,12 +7,12 @@ use super::{Destination, Kind, Mode, Output, Push, PushBy, Timestamps, Transport
 use crate::cancel::Cancel;
 use crate::cli::commands::push::push_image;
 use crate::cli::engine::{self, Found};
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, Fault};
 use crate::cli::output;
 use crate::cli::session::Session;
 use crate::export::{self, Compression, Form, NamedImage, Ownership};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
-use crate::pipeline::{Built, PlatformImage, Shape};
+use crate::pipeline::{self, Built, Naming, PlatformImage, Shape};
 use crate::progress::{Event, Progress};
 use crate::registry::{Engine, EngineKind, LoadError};
 use crate::snapshot::Tree;
@@ -225,18 +225,32 @@ impl Job<'_> {
     }
 
     /// The directory of each platform's files; empty where there is one platform and nobody asked for directories.
-    fn parts(&self) -> Vec<(String, &PlatformImage)> {
+    fn parts(&self) -> Result<Vec<(String, PlatformImage)>, Failure> {
         let built = self.delivery.built;
         let split = self.output.platform_split.unwrap_or(built.shape == Shape::Index);
         let part = |image: &PlatformImage| match split {
             true => image.platform.to_string().replace('/', "_"),
             false => String::new(),
         };
-        built.images.iter().map(|image| (part(image), image)).collect()
+        let naming = match split || built.images.len() == 1 {
+            true => Naming::Plain,
+            false => Naming::ByPlatform,
+        };
+        let Session { store, snapshotter, .. } = self.delivery.session;
+        let with_statements = |image: &PlatformImage| {
+            let snapshot = pipeline::with_statements(store, snapshotter, image, naming)
+                .map_err(|error| Failure::of(Fault::Environment, &error))?;
+            let exported = PlatformImage {
+                snapshot,
+                ..image.clone()
+            };
+            Ok((part(image), exported))
+        };
+        built.images.iter().map(with_statements).collect()
     }
 
     fn tar(&self, to: &Destination) -> Result<(), Failure> {
-        let parts = self.parts();
+        let parts = self.parts()?;
         let trees = trees(&parts);
         to_stream(to, |out| {
             export::tree_archive(&self.delivery.session.snapshotter, &trees, out)
@@ -252,7 +266,7 @@ impl Job<'_> {
         if mode == Mode::Delete {
             self.check_deletion(destination)?;
         }
-        let (parts, snapshotter) = (self.parts(), &session.snapshotter);
+        let (parts, snapshotter) = (self.parts()?, &session.snapshotter);
         for (part, image) in &parts {
             let path = destination.join(part);
             for omission in export::tree_directory(snapshotter, image.snapshot, image.epoch, ownership, &path)? {
@@ -295,8 +309,8 @@ impl Job<'_> {
     }
 }
 
-fn trees<'a>(parts: &'a [(String, &PlatformImage)]) -> Vec<Tree<'a>> {
-    let tree = |(directory, image): &'a (String, &PlatformImage)| Tree {
+fn trees<'a>(parts: &'a [(String, PlatformImage)]) -> Vec<Tree<'a>> {
+    let tree = |(directory, image): &'a (String, PlatformImage)| Tree {
         directory,
         snapshot: image.snapshot,
         epoch: image.epoch,
