@@ -91,7 +91,6 @@ impl Command {
             Command::Push(arguments) => push::run(&arguments, global),
             Command::Login(arguments) => login::login(&arguments),
             Command::Logout(arguments) => login::logout(&arguments),
-=======
             Command::Sbom(arguments) => sbom::run(&arguments, global),
             Command::Save(arguments) => save::run(&arguments, global),
             Command::Load(arguments) => load::run(&arguments, global),

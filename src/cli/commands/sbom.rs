@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     };
     match &arguments.output {
         Some(path) => to_file(path, |out| out.write_all(text.as_bytes()).map_err(ExportError::Write)),
-        None => output::line(text.trim_end()).map_err(Failure::from),
+        None => output::line(text.trim_end()),
     }
 }
 
