@@ -3,6 +3,7 @@
 //! The only room that prints, reads the environment, and exits.
 
 mod agents;
+mod changes;
 mod collection;
 mod command_line;
 mod commands;
@@ -15,6 +16,7 @@ mod explanation;
 mod failure;
 mod fields;
 mod format;
+mod images;
 mod interrupt;
 mod isolation;
 mod limits;

@@ -38,6 +38,22 @@ pub(super) fn remark(talk: impl Display) {
     let _ = writeln!(std::io::stderr(), "{talk}");
 }
 
+/// Asks on standard error whether to go on, and reads the answer from standard input.
+///
+/// # Errors
+/// When the answer is anything but yes.
+pub(super) fn agree(question: impl Display) -> Result<(), Failure> {
+    remark(format_args!("{question}\nGo on? [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::usage(format!("cannot read the answer: {error}")))?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::usage("nothing was removed").hint("--force does not ask")),
+    }
+}
+
 fn write(data: Arguments<'_>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     checked(out.write_fmt(data).and_then(|()| out.flush()))

@@ -39,8 +39,13 @@ fn describe(command: &Command, text: &mut String) {
     write!(text, "\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end()).expect("a String can be written to");
     command
         .get_subcommands()
-        .filter(|command| !command.is_hide_set())
+        .filter(|below| !below.is_hide_set() && !(name == "builder image" && is_elsewhere(below)))
         .for_each(|command| describe(command, text));
+}
+
+/// Whether what `builder image` can do is a command of its own, too, perhaps by another name.
+fn is_elsewhere(command: &Command) -> bool {
+    !["prune", "tree"].contains(&command.get_name())
 }
 
 #[test]

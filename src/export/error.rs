@@ -91,6 +91,15 @@ pub enum ExportError {
     /// The archive that is loaded could not be read.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
+    /// A file of an image.
+    #[error("cannot read `{path}` of the image")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// It is no archive, or a damaged one.
     #[error(transparent)]
     Archive(#[from] ArchiveError),

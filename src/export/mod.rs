@@ -7,6 +7,7 @@
 mod annotations;
 mod attestations;
 mod cache_mount;
+mod compare;
 mod compress;
 mod documents;
 mod error;
@@ -25,6 +26,7 @@ mod tree;
 pub use annotations::{Annotation, AnnotationTarget, selected_annotations};
 pub use attestations::LARGEST_PREDICATE;
 pub use cache_mount::{CacheMountAccess, WrittenCacheMount, read_cache_mount, write_cache_mount};
+pub use compare::{Aspect, Change, Difference, Extent, Place, Side, compare, first_difference};
 pub use compress::{Compression, CompressionOptions, Existing, LevelOutOfBounds};
 pub use documents::{Document, Documents, documents, layers_to_make};
 pub use error::{ExportError, Result};

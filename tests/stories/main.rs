@@ -38,6 +38,7 @@ mod link_copies;
 mod list_packages;
 mod load_into_engines;
 mod log_in;
+mod look_at_images;
 mod make_mistakes;
 mod mount_things;
 mod move_images;

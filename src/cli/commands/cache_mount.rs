@@ -160,7 +160,7 @@ fn list(arguments: &ListArguments, store: &Store) -> Result<(), Failure> {
     for mount in &mounts {
         let size = store.cache_mount_size(mount.name)?;
         match &arguments.format {
-            Some(format) => formatted(format, &described(mount, size))?,
+            Some(format) => template::print(format, &described(mount, size))?,
             None => rows.push(row(mount, size, now)),
         }
     }
@@ -235,20 +235,13 @@ fn described(mount: &StoredCacheMount, size: u64) -> Value {
     })
 }
 
-fn formatted(format: &str, value: &Value) -> Result<(), Failure> {
-    match format {
-        "json" => output::line(value),
-        format => output::line(template::fill(format, value)?),
-    }
-}
-
 fn inspect(arguments: &InspectArguments, store: &Store) -> Result<(), Failure> {
     let all = store.cache_mounts()?;
     for text in &arguments.mounts {
         for mount in named(text, &all)? {
             let described = described(mount, store.cache_mount_size(mount.name)?);
             match &arguments.format {
-                Some(format) => formatted(format, &described)?,
+                Some(format) => template::print(format, &described)?,
                 None => output::line(format_args!("{described:#}"))?,
             }
         }

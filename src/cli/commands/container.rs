@@ -59,32 +59,43 @@ pub(super) struct ContainerArguments {
     pub(super) command: Vec<String>,
 }
 
+/// The image that `text` names: one of the store, or else of a registry, as `policy` says.
+pub(super) fn find_image(
+    text: &str,
+    platform: Option<&Platform>,
+    policy: PullPolicy,
+    session: &Session,
+    puller: &Puller,
+) -> Result<ResolvedImage, Failure> {
+    let asked = match platform {
+        Some(platform) => Some(platform.clone()),
+        None => default_platform()?,
+    };
+    let wanted = asked.clone().unwrap_or_else(Platform::host);
+    if policy != PullPolicy::Always
+        && let Some(stored) = session.store.find_image(text)?
+    {
+        let reference = text.parse().or_else(|_| stored.id().hex().parse());
+        let reference = reference.map_err(|error| Failure::usage(format!("{error}")))?;
+        let local = puller.resolve_stored(&reference, stored, &wanted)?;
+        if let Some(local) = local.filter(|local| asked.is_none() || local.require(&wanted).is_ok()) {
+            return Ok(local);
+        }
+    }
+    let reference = text.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+    let reference = session.config.policy.admission()?.reference(&reference)?;
+    let image = puller.resolve(&reference, &wanted, policy)?;
+    if asked.is_some() {
+        image.require(&wanted)?;
+    }
+    Ok(image)
+}
+
 impl ContainerArguments {
     /// The image, from the store or its registry.
     pub(super) fn find_image(&self, session: &Session, puller: &Puller) -> Result<ResolvedImage, Failure> {
         let policy = PullPolicy::from(Some(self.pull));
-        let asked = match &self.platform {
-            Some(platform) => Some(platform.clone()),
-            None => default_platform()?,
-        };
-        let wanted = asked.clone().unwrap_or_else(Platform::host);
-        if policy != PullPolicy::Always
-            && let Some(stored) = session.store.find_image(&self.image)?
-        {
-            let reference = self.image.parse().or_else(|_| stored.id().hex().parse());
-            let reference = reference.map_err(|error| Failure::usage(format!("{error}")))?;
-            let local = puller.resolve_stored(&reference, stored, &wanted)?;
-            if let Some(local) = local.filter(|local| asked.is_none() || local.require(&wanted).is_ok()) {
-                return Ok(local);
-            }
-        }
-        let reference = self.image.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-        let reference = session.config.policy.admission()?.reference(&reference)?;
-        let image = puller.resolve(&reference, &wanted, policy)?;
-        if asked.is_some() {
-            image.require(&wanted)?;
-        }
-        Ok(image)
+        find_image(&self.image, self.platform.as_ref(), policy, session, puller)
     }
 
     /// What the container is to be, alone and without a record; the rest is the command's.

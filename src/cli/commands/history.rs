@@ -1,12 +1,13 @@
-//! `builder history`.
+//! `builder history`: earlier builds; `image_history` has the histories of images.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::image_history::{self, ImageHistory};
 use crate::cli::failure::{Failure, Fault};
 use crate::cli::format::{age, duration, table};
 use crate::cli::output;
@@ -19,11 +20,19 @@ use crate::store::Store;
 /// Bytes that are copied at once; of a longer line on a terminal, a piece.
 const CHUNK: usize = 64 * 1024;
 
-/// Look at earlier builds: how their steps ended, and all that they wrote.
+/// Show how an image came to be; or look at earlier builds: how their steps ended, and all that they wrote.
+///
+/// With an image: its instructions, newest first, with the sizes of their layers, as docker shows them. An image that is
+/// called like a command of this one is shown by `builder image history`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(in crate::cli) struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    /// The image: a name, an id, or the beginning of an id.
+    image: Option<String>,
+    #[command(flatten)]
+    shown: ImageHistory,
 }
 
 #[derive(Debug, Subcommand)]
@@ -84,11 +93,14 @@ struct RemoveArguments {
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
     let session = Session::open(global)?;
     let store = &session.store;
-    match &arguments.command {
-        Command::Ls(arguments) => list(arguments, store),
-        Command::Logs(arguments) => logs(arguments, store),
-        Command::Inspect(arguments) => inspect(arguments, store),
-        Command::Rm(arguments) => remove(arguments, store),
+    match (&arguments.command, &arguments.image) {
+        (None, None) => Err(Failure::usage("neither an image nor a command was given")
+            .hint("`builder history IMAGE` shows how an image came to be, `builder history ls` lists earlier builds")),
+        (None, Some(image)) => image_history::show(image, &arguments.shown, &session),
+        (Some(Command::Ls(arguments)), _) => list(arguments, store),
+        (Some(Command::Logs(arguments)), _) => logs(arguments, store),
+        (Some(Command::Inspect(arguments)), _) => inspect(arguments, store),
+        (Some(Command::Rm(arguments)), _) => remove(arguments, store),
     }
 }
 
@@ -105,7 +117,7 @@ fn list(arguments: &ListArguments, store: &Store) -> Result<(), Failure> {
                 "ID": build.id, "Name": name(build), "Status": status(build.state), "CreatedAt": build.started / 1000,
                 "CreatedSince": created(build), "Duration": took(build.duration), "Steps": build.steps.len(),
             });
-            formatted(format, &value)?;
+            template::print(format, &value)?;
         }
         return Ok(());
     }
@@ -145,13 +157,6 @@ fn status(state: BuildState) -> &'static str {
 
 fn took(milliseconds: Option<u64>) -> String {
     milliseconds.map_or_else(String::new, |time| duration(Duration::from_millis(time)))
-}
-
-fn formatted(format: &str, value: &Value) -> Result<(), Failure> {
-    match format {
-        "json" => output::line(value),
-        format => output::line(template::fill(format, value)?),
-    }
 }
 
 /// The build, and the step of it, that two arguments name: `BUILD STEP`, `BUILD/STEP`, `BUILD`, `STEP` of the latest

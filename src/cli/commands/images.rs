@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::cli::failure::Failure;
 use crate::cli::format::{age, bytes, table};
+use crate::cli::images::{ImageFilter, is_called};
 use crate::cli::output;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
@@ -15,7 +16,6 @@ use crate::store::StoredImage;
 
 /// List the images of the local store.
 #[derive(Debug, Args)]
-#[command(visible_alias = "ls")]
 pub(in crate::cli) struct Arguments {
     /// Print ids only.
     #[arg(short, long)]
@@ -32,7 +32,15 @@ pub(in crate::cli) struct Arguments {
     /// Print `json`, or a template such as `{{.Repository}}:{{.Tag}}`, for each image.
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Only images with this name, whatever their tag, or with this name and tag.
+    /// Only images that this is true of: `dangling=true`, `label=KEY[=VALUE]`, `before=IMAGE`, `since=IMAGE`,
+    /// `until=24h`, `reference=PATTERN`, `id=3fa`. Several for one field: any of them, and for `label` all.
+    #[arg(short, long = "filter", value_name = "FILTER")]
+    filters: Vec<ImageFilter>,
+    /// Print the images that others consist of, too.
+    #[arg(short, long)]
+    all: bool,
+    /// Only images with this name, whatever their tag, or with this name and tag; `*` and `?` stand for any text and any
+    /// character.
     #[arg(value_name = "NAME")]
     name: Option<String>,
 }
@@ -60,7 +68,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     let members: HashSet<Digest> = images.iter().flat_map(|(image, _)| members(image)).collect();
     for (image, names) in images {
         // What has no name and is part of an index is shown as such a part.
-        if names.is_empty() && members.contains(&image.id()) {
+        let is_part = names.is_empty() && members.contains(&image.id()) && !arguments.all;
+        if is_part || !matches(&arguments.filters, &session, &image, &names)? {
             continue;
         }
         let platforms = platforms(&session, &image)?;
@@ -70,17 +79,11 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
             image: image.clone(),
             platforms: platforms.clone(),
         };
-        match names.as_slice() {
-            [] => rows.push(row(None)),
-            names => rows.extend(names.iter().map(|name| row(Some(name)))),
+        let wanted: Vec<&Reference> = names.iter().filter(|name| is_wanted(name, arguments)).collect();
+        match wanted.as_slice() {
+            [] if names.is_empty() && arguments.name.is_none() => rows.push(row(None)),
+            wanted => rows.extend(wanted.iter().map(|name| row(Some(name)))),
         }
-    }
-    if let Some(wanted) = &arguments.name {
-        let reference: Reference = wanted.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-        let with_tag = wanted.rsplit('/').next().is_some_and(|last| last.contains(':'));
-        rows.retain(|row| {
-            row.repository == reference.familiar_name() && (!with_tag || Some(row.tag.as_str()) == reference.tag())
-        });
     }
     rows.sort_by(|a, b| {
         b.image
@@ -89,6 +92,46 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
             .then_with(|| a.repository.cmp(&b.repository))
     });
     print(arguments, &rows)
+}
+
+/// Whether all filters mean the image; of several for one field, other than labels, any.
+fn matches(
+    filters: &[ImageFilter],
+    session: &Session,
+    image: &StoredImage,
+    names: &[Reference],
+) -> Result<bool, Failure> {
+    let alternatives = |filter: &ImageFilter| matches!(filter, ImageFilter::Reference(_) | ImageFilter::Id(_));
+    for filter in filters {
+        let same = |other: &&ImageFilter| std::mem::discriminant(*other) == std::mem::discriminant(filter);
+        let mut found = filter.matches(session, image, names)?;
+        for other in filters.iter().filter(same).filter(|_| alternatives(filter)) {
+            found |= other.matches(session, image, names)?;
+        }
+        if !found {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a name is among those that are asked for.
+fn is_wanted(name: &Reference, arguments: &Arguments) -> bool {
+    let references = arguments.filters.iter().filter_map(|filter| match filter {
+        ImageFilter::Reference(pattern) => Some(pattern),
+        _ => None,
+    });
+    let mut references = references.peekable();
+    let by_filter = references.peek().is_none() || references.any(|pattern| is_called(name, pattern));
+    let by_name = arguments
+        .name
+        .as_ref()
+        .is_none_or(|wanted| match wanted.parse::<Reference>() {
+            Ok(reference) if wanted.rsplit('/').next().is_some_and(|last| last.contains(':')) => reference == *name,
+            Ok(reference) => reference.name() == name.name(),
+            Err(_) => is_called(name, wanted),
+        });
+    by_filter && by_name
 }
 
 fn members(image: &StoredImage) -> Vec<Digest> {
@@ -150,10 +193,7 @@ fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
                 "Repository": row.repository, "Tag": row.tag, "ID": id(row), "Digest": digest(row),
                 "CreatedSince": age(row.image.created(), now), "CreatedAt": row.image.created(), "Size": bytes(row.image.size()),
             });
-            match format.as_str() {
-                "json" => output::line(value)?,
-                format => output::line(template::fill(format, &value)?)?,
-            }
+            template::print(format, &value)?;
         }
         return Ok(());
     }

@@ -11,6 +11,7 @@ use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
 use crate::oci::attestation::{PROVENANCE, SPDX};
 use crate::oci::{Platform, Reference};
+use crate::oci::{ContainerConfig, Platform, Reference};
 use crate::store::{Member, StoredImage};
 
 /// Fields that have what is stated of an image.
@@ -64,6 +65,17 @@ fn describe_all(session: &Session, text: &str, arguments: &Arguments) -> Result<
     value["SBOM"] = by_kind(&statements, "SPDX", SPDX);
     value["Provenance"] = by_kind(&statements, "SLSA", PROVENANCE);
     Ok(value)
+/// All fields that docker has, those without a value, too: scripts ask for them.
+fn every_field(config: &ContainerConfig) -> Value {
+    let mut value = json!({
+        "User": "", "Env": [], "Cmd": null, "Entrypoint": null, "WorkingDir": "", "Labels": null, "Volumes": null,
+        "ExposedPorts": null, "OnBuild": null,
+    });
+    let own = json!(config);
+    for (name, field) in own.as_object().into_iter().flatten() {
+        value[name] = field.clone();
+    }
+    value
 }
 
 /// An image in the words of `docker inspect`. Of several platforms the chosen one is described, and all are listed.
@@ -107,7 +119,7 @@ fn describe(session: &Session, text: &str, platform: Option<&Platform>) -> Resul
         "Variant": config.platform.variant,
         "Os": config.platform.os,
         "Size": whole.size(),
-        "Config": config.config,
+        "Config": every_field(&config.config),
         "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
         "History": config.history,
         "Annotations": listed.map_or(&image.annotations, |index| &index.annotations),

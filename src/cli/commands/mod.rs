@@ -5,10 +5,15 @@ mod cache_mount;
 mod container;
 mod containers;
 mod debug;
+mod diff;
 mod du;
 mod explain;
 mod fmt;
 mod history;
+mod image;
+mod image_history;
+mod image_prune;
+mod image_tree;
 mod images;
 mod import;
 mod inspect;
@@ -26,6 +31,7 @@ mod save;
 mod sbom;
 mod spec;
 mod tag;
+mod untag;
 mod update;
 
 use std::process::ExitCode;
@@ -48,9 +54,14 @@ pub(super) enum Command {
     Explain(explain::Arguments),
     CacheMount(cache_mount::Arguments),
     History(history::Arguments),
+    #[command(visible_alias = "ls")]
     Images(images::Arguments),
+    #[command(subcommand)]
+    Image(image::Command),
     Inspect(inspect::Arguments),
+    Diff(diff::Arguments),
     Tag(tag::Arguments),
+    Untag(untag::Arguments),
     Rmi(rmi::Arguments),
     Pull(Box<pull::Arguments>),
     Push(Box<push::Arguments>),
@@ -84,8 +95,11 @@ impl Command {
             Command::Explain(arguments) => explain::run(&arguments, global),
             Command::CacheMount(arguments) => cache_mount::run(&arguments, global),
             Command::Images(arguments) => images::run(&arguments, global),
+            Command::Image(command) => return command.run(global),
+            Command::Diff(arguments) => return diff::run(&arguments, global),
             Command::Inspect(arguments) => inspect::run(&arguments, global),
             Command::Tag(arguments) => tag::run(&arguments, global),
+            Command::Untag(arguments) => untag::run(&arguments, global),
             Command::Rmi(arguments) => rmi::run(&arguments, global),
             Command::Pull(arguments) => pull::run(&arguments, global),
             Command::Push(arguments) => push::run(&arguments, global),

@@ -51,8 +51,12 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         },
     };
     let session = Session::open(global)?;
-    if !arguments.force && !agreed(arguments.all)? {
-        return Err(Failure::usage("nothing was removed").hint("--force does not ask"));
+    if !arguments.force {
+        let what = match arguments.all {
+            true => "all of the cache that nothing uses, images without a name, and failed steps",
+            false => "all of the cache that nothing uses",
+        };
+        output::agree(format_args!("This removes {what}, as far as the options say."))?;
     }
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let signals = watch_signals()?;
@@ -61,21 +65,6 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     session.store.make_reserve();
     show(&pruned.entries, arguments.verbose, now)?;
     output::line(format_args!("{:<14}{}", "Total:", bytes(pruned.bytes)))
-}
-
-fn agreed(all: bool) -> Result<bool, Failure> {
-    let what = match all {
-        true => "all of the cache that nothing uses, images without a name, and failed steps",
-        false => "all of the cache that nothing uses",
-    };
-    output::remark(format_args!(
-        "This removes {what}, as far as the options say.\nGo on? [y/N]"
-    ));
-    let mut answer = String::new();
-    std::io::stdin()
-        .read_line(&mut answer)
-        .map_err(|error| Failure::usage(format!("cannot read the answer: {error}")))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 fn show(removed: &[Entry], verbose: bool, now: i64) -> Result<(), Failure> {
