@@ -2,7 +2,7 @@
 //!
 //! Tells the whole story, one call for each part of it; `admission` is the door that sources come by, `contexts` opens what
 //! is copied from, `bases` finds base images, `layouts` those that lie on disk, `sources` whatever else is named and lies elsewhere, `remote` a main context that does.
-//! `explain` says afterwards why steps ran.
+//! `explain` says afterwards why steps ran, `verify` whether they leave the same each time.
 
 mod admission;
 mod attestations;
@@ -19,6 +19,7 @@ mod platforms;
 mod remote;
 mod sources;
 mod statements;
+mod verify;
 
 pub use admission::{Admission, AdmissionError, Pins, Strictness, cause_of};
 pub use calls::{CallError, CallRequest, Checked, Target, check, outline, targets};
@@ -28,6 +29,7 @@ pub use inventory::inventory;
 pub use pin::{Pinned, pin};
 pub use remote::{ContextAddress, FetchError, FetchedContext, fetch_context};
 pub use statements::{Naming, with_statements};
+pub use verify::{DivergentFile, DivergentStep, Verification, verify};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -136,6 +136,8 @@ pub struct StepReport {
     pub outcome: Outcome,
     /// How long it took.
     pub duration: Duration,
+    /// What it left; `None` for a step that was not looked at, because what stands on it was known.
+    pub snapshot: Option<SnapshotId>,
 }
 
 /// Computes `targets`, all at once: what several of them are made of is computed once.
@@ -227,6 +229,7 @@ fn report_known(
                 lines: label.lines,
                 outcome,
                 duration,
+                snapshot: None,
             },
         ));
     }

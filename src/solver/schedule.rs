@@ -424,6 +424,7 @@ impl Schedule<'_> {
             lines,
             outcome,
             duration,
+            snapshot: finished.as_ref().ok().and_then(|finished| finished.made.snapshot),
         };
         self.conclude(id, report, finished);
     }

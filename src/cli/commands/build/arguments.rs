@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use super::attestations::AttestationArguments;
 use super::calls::Call;
 use super::squash::SquashArguments;
+use super::reproduction::ReproductionArguments;
 
 use crate::cli::agents::SshArgument;
 use crate::cli::commands::output::Output;
@@ -149,6 +150,8 @@ pub(in crate::cli) struct Arguments {
     /// The same as `--call=check`: hold the Dockerfile against the build checks. Ends with 1 where one is violated.
     #[arg(long, conflicts_with = "call")]
     pub(super) check: bool,
+    #[command(flatten)]
+    pub(super) reproduction: ReproductionArguments,
     #[command(flatten)]
     pub(super) isolation: IsolationArguments,
     #[command(flatten)]

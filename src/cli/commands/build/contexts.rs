@@ -75,8 +75,19 @@ fn place(context: &Path) -> Result<Place, Failure> {
 pub(super) fn main_directory(arguments: &Arguments) -> BTreeMap<String, PathBuf> {
     match place(&arguments.context) {
         Ok(Place::StandardInput | Place::Elsewhere(_)) => BTreeMap::new(),
-        Ok(Place::Directory) | Err(_) => BTreeMap::from([("context".to_owned(), arguments.context.clone())]),
+        Ok(Place::Directory) | Err(_) => BTreeMap::from([(MAIN.to_owned(), arguments.context.clone())]),
     }
+}
+
+/// The main context's name.
+pub(super) const MAIN: &str = "context";
+
+/// Whether the main context is a git repository that is fetched.
+pub(super) fn is_repository(arguments: &Arguments) -> Result<bool, Failure> {
+    Ok(matches!(
+        place(&arguments.context)?,
+        Place::Elsewhere(ContextAddress::Git(_))
+    ))
 }
 
 /// Whether the main context is a directory of the user's.

@@ -2,7 +2,7 @@
 //!
 //! `arguments` is what may be typed, `contexts` and `dockerfile` where things come from, `options` and `platforms` what the
 //! plan is told, `pins` what pins its sources, `failed_step` what becomes of one, `recording` what is kept to be read afterwards,
-//! `tell` what is said of the result.
+//! `reproduction` whether it comes out the same again, `tell` what is said of the result.
 
 mod arguments;
 mod attestations;
@@ -15,6 +15,7 @@ mod options;
 mod pins;
 mod platforms;
 mod recording;
+mod reproduction;
 mod revision;
 mod squash;
 mod tell;
@@ -41,6 +42,7 @@ use crate::cli::disk::how_to_make_room;
 use crate::cli::failure::{self, Failure};
 use crate::cli::interrupt::{Watch, watch_signals};
 use crate::cli::isolation;
+use crate::cli::output;
 use crate::cli::progress::{Display, Style, renderer};
 use crate::cli::remote_caches;
 use crate::cli::report;
@@ -130,6 +132,10 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
                 });
             }
         };
+        if arguments.reproduction.verify {
+            let verified = verify(&arguments, style, &source, &request, &built, workshop);
+            verified.inspect_err(|failure| recorder.finish(&Finish::Failed(failure.message().to_owned())))?;
+        }
         for message in report::warning_lines(&source, &built.warnings) {
             workshop.progress.report(Event::Warning { message });
         }
@@ -146,6 +152,33 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
         tell::tell(&arguments, &built, &sent?, build.as_ref().map(BuildId::as_str))?;
         unshared.map(|()| ExitCode::SUCCESS)
     })
+}
+
+/// Builds once more, and names the image when it came out the same.
+fn verify(
+    arguments: &Arguments,
+    style: Style,
+    source: &SourceFile<'_>,
+    request: &BuildRequest,
+    built: &Built,
+    workshop: Workshop<'_>,
+) -> Result<(), Failure> {
+    output::remark("building once more, to verify the result");
+    let progress = renderer(style);
+    let unwatched = Workshop {
+        progress: &*progress,
+        failed: None,
+        ..workshop
+    };
+    let verification =
+        pipeline::verify(request, unwatched, built).map_err(|error| report::build_failure(source, error))?;
+    // What it draws ends before anything is said.
+    drop(progress);
+    reproduction::judge(arguments, source.name, built, &verification)?;
+    for name in &names(arguments) {
+        workshop.store.tag(name, built.id)?;
+    }
+    Ok(workshop.store.sync()?)
 }
 
 /// Fails where a cache that must not fail did: the image is there all the same.
@@ -394,7 +427,11 @@ impl Asked {
             annotations: self.annotations,
             squash: arguments.squash.squash(),
             pull: arguments.pull.into(),
-            names: names(arguments),
+            // What is verified gets its names afterwards.
+            names: match arguments.reproduction.verify {
+                true => Vec::new(),
+                false => names(arguments),
+            },
             jobs: arguments.jobs.or(session.config.jobs).unwrap_or_else(default_jobs),
             variables: contexts::variables(),
             cache_mounts: match arguments.no_cache {

@@ -19,9 +19,10 @@ pub(super) fn plan_options(arguments: &Arguments) -> Result<(PlanOptions, BTreeM
     let named_contexts = contexts::named(&pairs(&arguments.build_contexts, "--build-context")?, &mut contexts)?;
     let options = PlanOptions {
         target: arguments.target.clone(),
-        build_args: with_epoch(build_args::read(arguments)?),
+        build_args: with_epoch(build_args::read(arguments)?, arguments)?,
         labels: pairs(&arguments.labels, "--label")?,
         no_cache: match (arguments.no_cache, arguments.no_cache_filter.as_slice()) {
+            _ if arguments.reproduction.verify => NoCache::All,
             (Some(NoCacheFlag::True | NoCacheFlag::Mounts), _) => NoCache::All,
             (Some(NoCacheFlag::False) | None, []) => NoCache::Never,
             (Some(NoCacheFlag::False) | None, stages) => NoCache::Stages(stages.to_vec()),
@@ -74,12 +75,22 @@ pub(in crate::cli::commands) fn extra_host(text: &str) -> Result<ExtraHost, Fail
     })
 }
 
-/// `SOURCE_DATE_EPOCH` counts as a build argument, as in buildx.
-fn with_epoch(mut build_args: BTreeMap<String, String>) -> BTreeMap<String, String> {
+/// `SOURCE_DATE_EPOCH` counts as a build argument, as in buildx; `--reproducible` sets it where nobody did.
+fn with_epoch(
+    mut build_args: BTreeMap<String, String>,
+    arguments: &Arguments,
+) -> Result<BTreeMap<String, String>, Failure> {
     if let Ok(text) = std::env::var(EPOCH)
         && !text.is_empty()
     {
         build_args.entry(EPOCH.to_owned()).or_insert(text);
     }
-    build_args
+    if arguments.reproduction.reproducible && build_args.get(EPOCH).is_none_or(String::is_empty) {
+        let moment = match contexts::is_repository(arguments)? {
+            true => contexts::MAIN,
+            false => "0",
+        };
+        build_args.insert(EPOCH.to_owned(), moment.to_owned());
+    }
+    Ok(build_args)
 }
