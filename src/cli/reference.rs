@@ -39,7 +39,7 @@ fn describe(command: &Command, text: &mut String) {
     write!(text, "\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end()).expect("a String can be written to");
     command
         .get_subcommands()
-        .filter(|below| !below.is_hide_set() && !(name == "builder image" && is_elsewhere(below)))
+        .filter(|below| !(below.is_hide_set() || name == "builder image" && is_elsewhere(below)))
         .for_each(|command| describe(command, text));
 }
 
