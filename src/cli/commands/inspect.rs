@@ -10,7 +10,6 @@ use crate::cli::output;
 use crate::cli::session::{GlobalOptions, Session};
 use crate::cli::template;
 use crate::oci::attestation::{PROVENANCE, SPDX};
-use crate::oci::{Platform, Reference};
 use crate::oci::{ContainerConfig, Platform, Reference};
 use crate::store::{Member, StoredImage};
 
@@ -65,6 +64,8 @@ fn describe_all(session: &Session, text: &str, arguments: &Arguments) -> Result<
     value["SBOM"] = by_kind(&statements, "SPDX", SPDX);
     value["Provenance"] = by_kind(&statements, "SLSA", PROVENANCE);
     Ok(value)
+}
+
 /// All fields that docker has, those without a value, too: scripts ask for them.
 fn every_field(config: &ContainerConfig) -> Value {
     let mut value = json!({

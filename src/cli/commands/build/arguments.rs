@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 
 use super::attestations::AttestationArguments;
 use super::calls::Call;
-use super::squash::SquashArguments;
 use super::reproduction::ReproductionArguments;
+use super::squash::SquashArguments;
 
 use crate::cli::agents::SshArgument;
 use crate::cli::commands::output::Output;
