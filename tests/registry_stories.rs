@@ -14,6 +14,8 @@ mod authentication;
 mod downloads;
 #[path = "registry_stories/encryption.rs"]
 mod encryption;
+#[path = "registry_stories/lies.rs"]
+mod lies;
 #[path = "registry_stories/personalities.rs"]
 mod personalities;
 #[path = "registry_stories/pulls.rs"]
