@@ -26,28 +26,29 @@ pub(super) struct ProxyConfig {
     pub no_proxy: Option<String>,
 }
 
+/// Where help lists these flags: what is flattened after them keeps its own heading.
+const HEADING: &str = "Registry options";
+
 /// Flags of commands that speak with registries.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Registry options")]
 pub(super) struct RegistryArguments {
     /// The file with the credentials, instead of all others [env: REGISTRY_AUTH_FILE names one that is read first].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub authfile: Option<PathBuf>,
     /// A directory with certificates for the registries that are asked: *.crt is trusted, *.cert with *.key is shown.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = HEADING)]
     pub cert_dir: Option<PathBuf>,
     /// With `false`, registries need neither a certificate nor TLS.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, help_heading = HEADING, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tls_verify: Option<bool>,
 }
 
 /// Credentials on the command line.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Registry options")]
 pub(super) struct CredentialArguments {
     /// Name and password for the registry, instead of those that `builder login` keeps. Others may see them while the
     /// command starts.
-    #[arg(long, value_name = "USER[:PASSWORD]")]
+    #[arg(long, value_name = "USER[:PASSWORD]", help_heading = HEADING)]
     creds: Option<GivenCredential>,
 }
 
