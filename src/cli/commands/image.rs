@@ -21,8 +21,8 @@ pub(in crate::cli) enum Command {
     #[command(visible_alias = "list")]
     Ls(images::Arguments),
     Prune(image_prune::Arguments),
-    Pull(pull::Arguments),
-    Push(push::Arguments),
+    Pull(Box<pull::Arguments>),
+    Push(Box<push::Arguments>),
     #[command(visible_alias = "remove")]
     Rm(rmi::Arguments),
     Save(save::Arguments),

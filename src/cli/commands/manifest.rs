@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 
 use super::output::PushBy;
-use super::push::{FormArguments, push_image};
+use super::push::{FormArguments, Sender};
 use crate::cancel::Cancel;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
@@ -271,16 +271,14 @@ impl Lists<'_> {
         let target = arguments.target.clone().unwrap_or(name);
         let progress = renderer(if arguments.quiet { Style::Quiet } else { Style::Auto });
         let client = self.session.client(self.cancel);
-        push_image(
-            self.session,
-            &client,
-            index.id,
-            &target,
-            PushBy::Name,
-            &form,
-            &*progress,
-            self.cancel,
-        )?;
+        let sender = Sender {
+            session: self.session,
+            client: &client,
+            form: &form,
+            progress: &*progress,
+            cancel: self.cancel,
+        };
+        sender.send(index.id, &target, PushBy::Name)?;
         match arguments.rm {
             true => self.forget(&arguments.list),
             false => Ok(()),

@@ -101,19 +101,17 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     let names: Vec<&Reference> = targets.iter().map(|(_, target)| target).collect();
     session.registries.present(&arguments.credentials, &names)?;
     let client = session.client(&cancel);
+    let sender = Sender {
+        session: &session,
+        client: &client,
+        form: &form,
+        progress: &*progress,
+        cancel: &cancel,
+    };
     let mut last = None;
     for (image, target) in &targets {
         let id = session.part(image, arguments.platform.as_ref())?.id();
-        last = Some(push_image(
-            &session,
-            &client,
-            id,
-            target,
-            PushBy::Name,
-            &form,
-            &*progress,
-            &cancel,
-        )?);
+        last = Some(sender.send(id, target, PushBy::Name)?);
     }
     if let (Some(path), Some(pushed)) = (&arguments.digestfile, last) {
         std::fs::write(path, pushed.digest.to_string())
@@ -160,50 +158,60 @@ fn all_tags(session: &Session, arguments: &Arguments) -> Result<Vec<(String, Ref
     }
 }
 
-/// Compresses what is not compressed yet, and sends what the registry does not have. What the name leads to there.
-pub(super) fn push_image(
-    session: &Session,
-    client: &Client,
-    id: Digest,
-    name: &Reference,
-    by: PushBy,
-    form: &Form,
-    progress: &dyn Progress,
-    cancel: &Cancel,
-) -> Result<Descriptor, Failure> {
-    let Session { store, snapshotter, .. } = session;
-    let layers = LayerPush {
-        client,
-        store,
-        snapshotter,
-        target: name,
-        progress,
-        cancel,
-    };
-    let sent = layers.send(&export::layers_to_make(store, &id, form)?)?;
-    let form = Form {
-        elsewhere: sent.blobs.clone(),
-        ..form.clone()
-    };
-    let documents = export::documents(store, snapshotter, &id, &form)?;
-    let target = &match by {
-        PushBy::Name => name.clone(),
-        PushBy::Digest => name.with_digest(documents.top().0.digest),
-    };
-    let content = match &documents {
-        Documents::Image((manifest, _)) => push::Content::Image(manifest),
-        Documents::Index((index, _), images) => {
-            push::Content::Index(index, images.iter().map(|(manifest, _)| manifest).collect())
-        }
-    };
-    let pushed = push::push(client, store, &content, target, progress, cancel)?.after(&sent);
-    output::remark(format_args!(
-        "pushed {}: {} uploaded, {} mounted, {} already there",
-        target.familiar(),
-        pushed.uploaded,
-        pushed.mounted,
-        pushed.already_there
-    ));
-    output::line(format_args!("{}@{}", target.name(), pushed.digest))?;
-    Ok(documents.top().0.clone())
+/// How images are sent.
+#[derive(Clone, Copy)]
+pub(super) struct Sender<'a> {
+    pub session: &'a Session,
+    pub client: &'a Client,
+    pub form: &'a Form,
+    pub progress: &'a dyn Progress,
+    pub cancel: &'a Cancel,
+}
+
+impl Sender<'_> {
+    /// Compresses what is not compressed yet, and sends what the registry does not have. What the name leads to there.
+    pub fn send(&self, id: Digest, name: &Reference, by: PushBy) -> Result<Descriptor, Failure> {
+        let Self {
+            session,
+            client,
+            form,
+            progress,
+            cancel,
+        } = *self;
+        let Session { store, snapshotter, .. } = session;
+        let layers = LayerPush {
+            client,
+            store,
+            snapshotter,
+            target: name,
+            progress,
+            cancel,
+        };
+        let sent = layers.send(&export::layers_to_make(store, &id, form)?)?;
+        let form = Form {
+            elsewhere: sent.blobs.clone(),
+            ..form.clone()
+        };
+        let documents = export::documents(store, snapshotter, &id, &form)?;
+        let target = &match by {
+            PushBy::Name => name.clone(),
+            PushBy::Digest => name.with_digest(documents.top().0.digest),
+        };
+        let content = match &documents {
+            Documents::Image((manifest, _)) => push::Content::Image(manifest),
+            Documents::Index((index, _), images) => {
+                push::Content::Index(index, images.iter().map(|(manifest, _)| manifest).collect())
+            }
+        };
+        let pushed = push::push(client, store, &content, target, progress, cancel)?.after(&sent);
+        output::remark(format_args!(
+            "pushed {}: {} uploaded, {} mounted, {} already there",
+            target.familiar(),
+            pushed.uploaded,
+            pushed.mounted,
+            pushed.already_there
+        ));
+        output::line(format_args!("{}@{}", target.name(), pushed.digest))?;
+        Ok(documents.top().0.clone())
+    }
 }

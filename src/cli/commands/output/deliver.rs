@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::stream::to_stream;
 use super::{Destination, Kind, Mode, Output, Push, PushBy, Timestamps, Transport};
 use crate::cancel::Cancel;
-use crate::cli::commands::push::push_image;
+use crate::cli::commands::push::Sender;
 use crate::cli::engine::{self, Found};
 use crate::cli::failure::{Failure, Fault};
 use crate::cli::output;
@@ -148,12 +148,16 @@ impl Job<'_> {
             ..
         } = self.delivery;
         let client = transport.client(session, cancel);
+        let sender = Sender {
+            session,
+            client: &client,
+            form: &self.output.form,
+            progress: *progress,
+            cancel,
+        };
         let mut pushed = None;
         for name in self.names() {
-            let form = &self.output.form;
-            pushed = Some(push_image(
-                session, &client, built.id, name, by, form, *progress, cancel,
-            )?);
+            pushed = Some(sender.send(built.id, name, by)?);
         }
         Ok(pushed)
     }
