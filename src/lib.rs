@@ -25,6 +25,7 @@ pub mod history;
 pub mod planner;
 
 pub mod push;
+pub mod signature;
 pub mod snapshot;
 
 // Floor 3: running one operation; writing one result, and what is stated of it.

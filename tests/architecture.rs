@@ -22,7 +22,7 @@ const FLOORS: [&[&str]; 7] = [
     &[
         "graph", "store", "context", "registry", "network", "cgroup", "policy", "lockfile",
     ],
-    &["snapshot", "planner", "cache", "history"],
+    &["snapshot", "planner", "cache", "history", "signature"],
     &["executor", "export", "pull", "source", "attest"],
     &["solver", "run", "push"],
     &["pipeline", "disk"],
@@ -51,7 +51,7 @@ const ONLY_FOR: &[(&str, &[&str], &str)] = &[
     ),
     (
         "registry",
-        &["push", "pull", "source", "cache", "cli"],
+        &["push", "pull", "source", "cache", "signature", "cli"],
         "the network is for transfers",
     ),
     (

@@ -21,6 +21,7 @@ mod interrupt;
 mod isolation;
 mod limits;
 mod output;
+mod password;
 mod privileges;
 mod progress;
 mod prompt;

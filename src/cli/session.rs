@@ -165,6 +165,12 @@ impl Session {
         self.registries.client(cancel)
     }
 
+    /// The same for a command that needs no store.
+    pub fn client_alone(cancel: &Cancel) -> Result<Client, Failure> {
+        let registries = Registries::new(&Config::load()?, &RegistryArguments::default())?;
+        Ok(registries.client(cancel))
+    }
+
     /// The same, which asks nothing of registries but that they answer: neither a certificate nor encryption.
     pub fn insecure_client(&self, cancel: &Cancel) -> Client {
         self.registries.insecure().client(cancel)

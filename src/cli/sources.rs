@@ -9,8 +9,10 @@ use serde::Deserialize;
 
 use super::failure::{Failure, with_causes};
 use crate::lockfile::{self, Lock};
-use crate::pipeline::{Admission, Pins, Strictness};
-use crate::policy::{LARGEST_DOCUMENT, Policies};
+use crate::oci::Reference;
+use crate::pipeline::{Admission, Pins, SignedImages, Strictness};
+use crate::policy::{LARGEST_DOCUMENT, Pattern, Policies};
+use crate::signature::VerifyingKey;
 
 /// One more policy, as buildx takes it.
 const VARIABLE: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
@@ -37,12 +39,53 @@ pub(super) struct PolicyConfig {
     /// Files with source policies; a relative path is one beside the configuration file.
     #[serde(default)]
     source: Vec<PathBuf>,
+    /// Images that must be signed.
+    #[serde(default)]
+    signed: Vec<SignedConfig>,
+}
+
+/// `[[policy.signed]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignedConfig {
+    /// Registry and repository, in which `*` stands for anything.
+    image: String,
+    /// Files with public keys; a relative path is one beside the configuration file.
+    keys: Vec<PathBuf>,
+    /// The repository that signatures name, where it is another.
+    repository: Option<String>,
+}
+
+impl SignedConfig {
+    fn rule(&self) -> Result<SignedImages, Failure> {
+        let wrong = |what: String| Failure::usage(format!("[[policy.signed]] of `{}`: {what}", self.image));
+        if self.keys.is_empty() {
+            return Err(wrong("it names no keys, so that no image could pass".to_owned()));
+        }
+        let keys = self.keys.iter().map(|path| verifying_key(path));
+        let repository = self.repository.as_deref().map(str::parse::<Reference>).transpose();
+        Ok(SignedImages {
+            image: Pattern::wildcard(&self.image).map_err(|error| wrong(error.to_string()))?,
+            keys: keys.collect::<Result<_, _>>()?,
+            repository: (repository.map_err(|error| wrong(error.to_string()))?).map(|reference| reference.name()),
+        })
+    }
+}
+
+/// Bytes of a file with a key, at most.
+pub(super) const LARGEST_KEY: u64 = 64 << 10;
+
+/// A public key, from its file.
+pub(super) fn verifying_key(path: &Path) -> Result<VerifyingKey, Failure> {
+    let failed = |error| Failure::usage(format!("the public key {}: {}", path.display(), with_causes(&error)));
+    VerifyingKey::read(&read(path, LARGEST_KEY)?).map_err(failed)
 }
 
 impl PolicyConfig {
     /// The same, its paths seen from the directory that the configuration file lies in.
     pub(super) fn within(mut self, directory: &Path) -> Self {
-        for path in &mut self.source {
+        let keys = self.signed.iter_mut().flat_map(|rule| &mut rule.keys);
+        for path in self.source.iter_mut().chain(keys) {
             *path = directory.join(&*path);
         }
         self
@@ -51,6 +94,7 @@ impl PolicyConfig {
     /// What both ask for: nobody's own configuration takes the machine's away.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.source.extend(other.source);
+        self.signed.extend(other.signed);
         self
     }
 
@@ -72,7 +116,8 @@ fn admission(config: &PolicyConfig, files: &[PathBuf]) -> Result<Admission, Fail
                 .hint("docs/supply-chain.md describes the form; a policy is not used in part")
         })?;
     }
-    Ok(Admission { policies })
+    let signed = config.signed.iter().map(SignedConfig::rule).collect::<Result<_, _>>()?;
+    Ok(Admission { policies, signed })
 }
 
 /// The lock file of a Dockerfile: where it lies, and what it says.
@@ -140,7 +185,7 @@ fn parse(name: &str, bytes: Vec<u8>) -> Result<Lock, Failure> {
 }
 
 /// A regular file's content.
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     let unreadable = |error: std::io::Error| Failure::usage(format!("cannot read {}: {error}", path.display()));
     let file = std::fs::File::open(path).map_err(unreadable)?;
     if !file.metadata().map_err(unreadable)?.is_file() {

@@ -21,7 +21,7 @@ mod sources;
 mod statements;
 mod verify;
 
-pub use admission::{Admission, AdmissionError, Pins, Strictness, cause_of};
+pub use admission::{Admission, AdmissionError, Pins, SignedImages, Strictness, cause_of};
 pub use calls::{CallError, CallRequest, Checked, Target, check, outline, targets};
 pub use explain::{Change, ExplainError, Explanation, Reason, explain};
 pub use foresee::{Forecast, foresee};
@@ -289,7 +289,7 @@ fn with_plans<T>(
         layouts,
         any_local: request.platforms.is_empty(),
     };
-    let door = Door::new(&bases, admission, &request.pins, Some(progress));
+    let door = Door::new(&bases, admission, &request.pins, Some(progress)).checking_signatures(puller);
     let plans = platforms::plan(&dockerfile, request, &contexts, &door)?;
     admission
         .directories(&plans.graph)

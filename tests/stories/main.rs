@@ -59,6 +59,7 @@ mod share_a_cache_by_reapi;
 mod share_a_cache_by_registry;
 mod share_a_cache_by_s3;
 mod share_a_store;
+mod sign_images;
 mod squash_layers;
 mod state_provenance;
 mod the_users_own;

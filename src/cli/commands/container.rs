@@ -83,7 +83,7 @@ pub(super) fn find_image(
         }
     }
     let reference = text.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-    let reference = session.config.policy.admission()?.reference(&reference)?;
+    let reference = session.config.policy.admission()?.reference(&reference, puller)?;
     let image = puller.resolve(&reference, &wanted, policy)?;
     if asked.is_some() {
         image.require(&wanted)?;

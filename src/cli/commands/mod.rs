@@ -29,6 +29,7 @@ mod rmi;
 mod run;
 mod save;
 mod sbom;
+mod sign;
 mod spec;
 mod tag;
 mod untag;
@@ -68,6 +69,9 @@ pub(super) enum Command {
     Login(Box<login::LoginArguments>),
     Logout(login::LogoutArguments),
     Sbom(sbom::Arguments),
+    Sign(sign::SignArguments),
+    Verify(sign::VerifyArguments),
+    GenerateKeyPair(sign::KeyPairArguments),
     Save(save::Arguments),
     Load(load::Arguments),
     Import(import::ImportArguments),
@@ -106,6 +110,9 @@ impl Command {
             Command::Login(arguments) => login::login(&arguments),
             Command::Logout(arguments) => login::logout(&arguments),
             Command::Sbom(arguments) => sbom::run(&arguments, global),
+            Command::Sign(arguments) => sign::run_sign(&arguments),
+            Command::Verify(arguments) => sign::run_verify(&arguments),
+            Command::GenerateKeyPair(arguments) => sign::run_generate(&arguments),
             Command::Save(arguments) => save::run(&arguments, global),
             Command::Load(arguments) => load::run(&arguments, global),
             Command::Import(arguments) => import::import(&arguments, global),

@@ -45,7 +45,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
     let _in_use = session.store.in_use()?;
     let admission = session.config.policy.admission()?;
     for reference in &arguments.images {
-        let reference = &admission.reference(reference)?;
+        let named = reference;
+        let reference = &admission.reference(named, &puller)?;
         if asked.is_empty() {
             let image = puller.resolve(reference, &Platform::host(), PullPolicy::Always)?;
             warn_of_platform(&image, &*progress);
@@ -59,6 +60,10 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
             puller.ensure_image_layers(&session.snapshotter, &image, &*progress, &cancel)?;
             keep_statements(&puller, &image, &*progress);
             output::line(image.id)?;
+        }
+        // What policies put in its place has its own name; the one that was asked for leads there as well.
+        if let Some(stored) = session.store.image_by_name(reference)?.filter(|_| reference != named) {
+            session.store.tag(named, stored.id())?;
         }
         session.store.sync()?;
     }

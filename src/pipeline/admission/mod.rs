@@ -5,6 +5,7 @@
 
 mod identifier;
 mod pins;
+mod signed;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -12,13 +13,16 @@ use std::sync::{Mutex, MutexGuard};
 
 pub(in crate::pipeline) use pins::name_of;
 pub use pins::{Pins, Strictness};
+pub use signed::SignedImages;
 
+use super::bases::all_at_once;
 use crate::graph::{Graph, Op, Remote, Source};
 use crate::lockfile::{Name, Pin};
 use crate::oci::Reference;
 use crate::planner::{ImageName, ImageRequest, ImageResolver, ResolveError, ResolvedBase};
 use crate::policy::{Candidate, Policies, PolicyError, RuleName, Verdict};
 use crate::progress::{Event, Progress};
+use crate::pull::Puller;
 use crate::source::pinned_commit;
 use identifier::Mismatch;
 
@@ -27,6 +31,8 @@ use identifier::Mismatch;
 pub struct Admission {
     /// What may be used, and what is used instead.
     pub policies: Policies,
+    /// Which images must be signed.
+    pub signed: Vec<SignedImages>,
 }
 
 /// Why a source is not let in.
@@ -57,6 +63,15 @@ pub enum AdmissionError {
         /// The command that pins it.
         command: String,
     },
+    /// It is not signed as it must be.
+    #[error("`{image}` must be signed, as the configuration has it")]
+    Signature {
+        /// The image.
+        image: Box<Reference>,
+        /// Why it is not.
+        #[source]
+        source: ResolveError,
+    },
     /// It is not to be had as it is pinned.
     #[error("`{name}` cannot be had as {lock} pins it, {pin}")]
     Pinned {
@@ -84,6 +99,9 @@ impl AdmissionError {
             AdmissionError::Pinned { command, .. } => {
                 Some(format!("where it is gone for good, `{command}` pins what there is now"))
             }
+            AdmissionError::Signature { .. } => Some(
+                "`builder verify --key FILE IMAGE` says what is wrong; `[[policy.signed]]` names the keys".to_owned(),
+            ),
             AdmissionError::Policy(_) | AdmissionError::Conversion { .. } => None,
         }
     }
@@ -101,15 +119,16 @@ impl Admission {
     /// The image that policies let a user pull or run who names `reference`.
     ///
     /// # Errors
-    /// One that is denied, or becomes something that no registry has.
-    pub fn reference(&self, reference: &Reference) -> Result<Reference, AdmissionError> {
+    /// One that is denied, or becomes something that no registry has; one that must be signed and is not.
+    pub fn reference(&self, reference: &Reference, puller: &Puller) -> Result<Reference, AdmissionError> {
         let before = identifier::of_image(&ImageName::Reference(reference.clone()));
-        self.judge(before, reference, |candidate, before| {
+        let admitted = self.judge(before, reference, |candidate, before| {
             match identifier::image(candidate, before)? {
                 ImageName::Reference(reference) => Ok(reference),
                 ImageName::Layout(_) => Err(Mismatch::Kind),
             }
-        })
+        })?;
+        signed::check(&self.signed, admitted, puller)
     }
 
     /// The file or repository that policies let a build use where it names `remote`.
@@ -178,6 +197,8 @@ pub(super) struct Door<'a> {
     pub(super) admission: &'a Admission,
     pub(super) pins: &'a Pins,
     pub(super) progress: Option<&'a dyn Progress>,
+    /// Finds signatures; `None` where nothing of an image is used but its configuration.
+    pub(super) puller: Option<&'a Puller>,
     /// Sources that are not pinned, each told of once.
     told: Mutex<BTreeSet<Name>>,
 }
@@ -194,8 +215,15 @@ impl<'a> Door<'a> {
             admission,
             pins,
             progress,
+            puller: None,
             told: Mutex::default(),
         }
+    }
+
+    /// The same, where images are used: those that must be signed are checked.
+    pub(super) fn checking_signatures(self, puller: &'a Puller) -> Self {
+        let puller = Some(puller);
+        Self { puller, ..self }
     }
 
     /// What is asked for in the end, and by what it is pinned.
@@ -211,6 +239,9 @@ impl<'a> Door<'a> {
             }
             ImageName::Reference(_) | ImageName::Layout(_) => None,
         };
+        if let (Some(puller), ImageName::Reference(reference)) = (self.puller, &mut name) {
+            *reference = signed::check(&self.admission.signed, reference.clone(), puller)?;
+        }
         let request = ImageRequest {
             name,
             ..request.clone()
@@ -283,7 +314,11 @@ enum Admitted {
 
 impl ImageResolver for Door<'_> {
     fn resolve(&self, requests: &[ImageRequest]) -> Vec<Result<ResolvedBase, ResolveError>> {
-        let admitted: Vec<_> = requests.iter().map(|request| self.admit_image(request)).collect();
+        let admitted = match self.admission.signed.is_empty() {
+            true => requests.iter().map(|request| self.admit_image(request)).collect(),
+            // Registries are asked for signatures.
+            false => all_at_once(requests, |request| self.admit_image(request)),
+        };
         let asked: Vec<ImageRequest> = admitted.iter().flatten().map(|(request, _)| request.clone()).collect();
         let mut answers = self.inner.resolve(&asked).into_iter();
         let answer = |admitted: Result<_, AdmissionError>| {
