@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import pathlib
+import platform
 import shutil
 import socket
 import subprocess
@@ -24,12 +25,12 @@ import mixture
 from image import Image, WrongImage, flatten
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 ACCEPTED = ", ".join([MANIFEST, DOCKER_MANIFEST, *INDEX_TYPES])
 
 
@@ -77,10 +78,14 @@ def get(host: str, path: str, accept: str = "*/*"):
 
 
 def manifest_of(host: str, repository: str, tag: str) -> dict:
-    """The manifest of the only image behind a tag."""
+    """The manifest of the image behind a tag: the only one of an index, or this machine's."""
     manifest = json.load(get(host, f"{repository}/manifests/{tag}", ACCEPTED))
     while "manifests" in manifest:
+        own = ARCHITECTURES.get(platform.machine(), platform.machine())
+        # An attestation is a manifest for the platform unknown/unknown.
         real = [entry for entry in manifest["manifests"] if entry.get("platform", {}).get("os") != "unknown"]
+        fitting = [entry for entry in real if entry.get("platform", {}).get("architecture") == own]
+        real = fitting if len(real) > 1 else real
         if len(real) != 1:
             raise WrongImage(f"the index names {len(real)} images instead of one")
         manifest = json.load(get(host, f"{repository}/manifests/{real[0]['digest']}", ACCEPTED))
@@ -151,7 +156,7 @@ def ensure_pulled_image(host: str, repository: str, tag: str, layers: tuple[tupl
         put_blob(host, repository, get(host, f"library/busybox/blobs/{base['digest']}").read())
     for seed, count in layers:
         content, diff = pulled_layer(seed, count)
-        kind = LAYER_GZIP if manifest.get("mediaType", MANIFEST) == MANIFEST else manifest["layers"][0]["mediaType"]
+        kind = manifest["layers"][0]["mediaType"]
         manifest["layers"].append({"mediaType": kind, **put_blob(host, repository, content)})
         config["rootfs"]["diff_ids"].append(diff)
         config.setdefault("history", []).append({"created_by": f"mixture {seed}"})
