@@ -141,7 +141,8 @@ pub fn record_made(store: &Store, layer: DiffId, options: CompressionOptions, de
 }
 
 /// The known forms of a layer that do for `options`, here or elsewhere: what the encoder made, then what came compressed in
-/// the same way, then, where it may stay, what came compressed in another.
+/// the same way. Where what came may stay, it comes first, however it is compressed: what was made meanwhile for somebody
+/// else changes nothing.
 ///
 /// # Errors
 /// Those of the index.
@@ -153,6 +154,7 @@ pub fn known_forms(store: &Store, layer: DiffId, options: CompressionOptions) ->
             continue;
         };
         let rank = match &form.encoder {
+            Some(made_by) if *made_by == encoder && options.existing() == Existing::Keep => 3,
             Some(made_by) if *made_by == encoder => 0,
             Some(_) => continue,
             None if kind == options.kind() => 1,
