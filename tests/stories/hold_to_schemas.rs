@@ -31,10 +31,8 @@ fn holds(layout: &Path, subject: &str) -> serde_json::Value {
 fn every_document_of_every_form_is_what_its_schema_says() {
     let project = Project::new();
     project.write("Dockerfile", DOCKERFILE).write("data", "data");
-    project.write("empty", "FROM scratch\n");
     for (arguments, output, manifests) in [
         ("", "", 1),
-        ("-f empty", "", 1),
         ("--reproducible --squash", ",compression=zstd", 1),
         ("--squash-all", ",compression=uncompressed", 1),
         (

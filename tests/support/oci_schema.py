@@ -13,7 +13,6 @@ import sys
 import jsonschema
 
 SCHEMAS = pathlib.Path("/usr/share/gocode/src/github.com/opencontainers/image-spec/schema")
-BASES = [f"https://opencontainers.org/schema/{place}" for place in ("", "image/", "image/index/", "image/descriptor/", "image/manifest/")]
 KINDS = {
     "application/vnd.oci.image.index.v1+json": "image-index-schema.json",
     "application/vnd.oci.image.manifest.v1+json": "image-manifest-schema.json",
@@ -21,23 +20,15 @@ KINDS = {
 }
 
 
-def known_schemas():
-    """Every schema, under each address by which another one may mean it."""
-    store = {}
-    for path in SCHEMAS.glob("*.json"):
-        schema = json.loads(path.read_text())
-        for base in BASES:
-            store[base + path.name] = schema
-    return store
-
-
-STORE = known_schemas()
+def schema(address):
+    """The schema that another one means: they name each other by file, relative to ids of their own."""
+    return json.loads((SCHEMAS / address.rsplit("/", 1)[-1]).read_text())
 
 
 def check(document, schema_name, where):
-    schema = json.loads((SCHEMAS / schema_name).read_text())
-    resolver = jsonschema.RefResolver("https://opencontainers.org/schema/image/" + schema_name, schema, store=STORE)
-    validator = jsonschema.Draft4Validator(schema, resolver=resolver)
+    own = schema(schema_name)
+    resolver = jsonschema.RefResolver("https://opencontainers.org/schema/image/" + schema_name, own, handlers={"https": schema})
+    validator = jsonschema.Draft4Validator(own, resolver=resolver)
     for error in validator.iter_errors(document):
         path = "/".join(str(part) for part in error.absolute_path)
         sys.exit(f"{where} ({schema_name}): {path}: {error.message}")

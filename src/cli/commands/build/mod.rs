@@ -190,7 +190,8 @@ fn unshared(built: &Built) -> Result<(), Failure> {
     Err(Failure::environment(message).hint("without ignore-error=false this is a warning"))
 }
 
-/// Builds, and sends layers meanwhile where the image is to be pushed.
+/// Builds, and sends layers meanwhile where the image is to be pushed. Not where remote caches
+/// get them meanwhile: the image takes them from there, where both are in one registry.
 fn build_and_send(
     arguments: &Arguments,
     session: &Session,
@@ -199,7 +200,8 @@ fn build_and_send(
 ) -> Result<Built, BuildError> {
     let outputs = outputs(arguments);
     // Steps' own layers are not sent where they become one.
-    let mut own = outputs.iter().filter(|_| request.squash.is_none());
+    let apart = request.squash.is_none() && workshop.remotes.to.is_empty();
+    let mut own = outputs.iter().filter(|_| apart);
     let Some((target, transport, form)) = own.find_map(|output| output.first_push(&arguments.tags)) else {
         return pipeline::build(request, workshop);
     };
