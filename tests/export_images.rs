@@ -846,7 +846,7 @@ fn another_level_is_another_blob_and_what_came_may_stay() {
     let blob = |options: CompressionOptions| layer(store, snapshotter, diff, options).unwrap();
     let plain = blob(options(Compression::Gzip));
     let stored = blob(options(Compression::Gzip).with_level(0).unwrap());
-    assert!(stored.size > plain.size, "{stored:?} {plain:?}");
+    assert!(stored.descriptor.size > plain.descriptor.size, "{stored:?} {plain:?}");
     assert_eq!(blob(options(Compression::Gzip)), plain, "each level keeps its own");
     // As if it had been pulled so.
     let came = blob(options(Compression::Zstd));
@@ -854,9 +854,9 @@ fn another_level_is_another_blob_and_what_came_may_stay() {
     let again = other.image(&[]);
     assert_eq!(again.config.value().rootfs.diff_ids[0], diff);
     let mut writer = other.store.blob_writer().unwrap();
-    std::io::copy(&mut store.open_blob(&came.digest).unwrap(), &mut writer).unwrap();
-    writer.finish(Some(came.digest)).unwrap();
-    other.store.record_layer_blob(diff, &came).unwrap();
+    std::io::copy(&mut store.open_blob(&came.descriptor.digest).unwrap(), &mut writer).unwrap();
+    writer.finish(Some(came.descriptor.digest)).unwrap();
+    other.store.record_layer_blob(diff, &came.descriptor).unwrap();
     let keep = options(Compression::Gzip).with_existing(Existing::Keep);
     let blob = |options: CompressionOptions| layer(&other.store, &other.snapshotter, diff, options).unwrap();
     assert_eq!(blob(keep), came);

@@ -189,7 +189,7 @@ fn a_store_of_the_first_format_is_brought_up_to_date() {
     drop(store);
     let connection = index_of(root.path());
     let downgrade =
-        "ALTER TABLE layer_blobs DROP COLUMN encoder; DROP TABLE copies; ALTER TABLE snapshots DROP COLUMN joined; DROP TABLE uses; DROP TABLE sizes; DROP TABLE measured; DROP INDEX layer_blobs_by_digest; DROP TABLE failure_snapshots; DROP TABLE failures; DROP TABLE preimages; DROP TABLE members; ALTER TABLE images DROP COLUMN config; ALTER TABLE images DROP COLUMN annotations; ALTER TABLE images DROP COLUMN attestations;
+        "ALTER TABLE layer_blobs DROP COLUMN content; ALTER TABLE layer_blobs DROP COLUMN encoder; DROP TABLE copies; ALTER TABLE snapshots DROP COLUMN joined; DROP TABLE uses; DROP TABLE sizes; DROP TABLE measured; DROP INDEX layer_blobs_by_digest; DROP TABLE failure_snapshots; DROP TABLE failures; DROP TABLE preimages; DROP TABLE members; ALTER TABLE images DROP COLUMN config; ALTER TABLE images DROP COLUMN annotations; ALTER TABLE images DROP COLUMN attestations;
                      PRAGMA user_version = 1;";
     connection.execute_batch(downgrade).unwrap();
     drop(connection);

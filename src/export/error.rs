@@ -54,6 +54,12 @@ pub enum ExportError {
     /// Something that documents of Docker's types have no place for.
     #[error("manifests of Docker's schema 2 have no place for {0}")]
     NotInDocker(&'static str),
+    /// A file whose name, or that of what belongs to it, is no text.
+    #[error("the layer cannot be an eStargz: a name of or in `{path}` is not UTF-8, and its table of contents is JSON")]
+    NotInTable {
+        /// Its path, as far as it can be shown.
+        path: String,
+    },
     /// A layer's blob could not be read.
     #[error("cannot read blob {digest} of layer {layer}")]
     Blob {
@@ -201,6 +207,7 @@ impl ExportError {
             Self::NoLayer(_) => Some("pull, load or build the image again"),
             Self::SeveralPlatforms(_) => Some("choose one with --platform, or write an OCI archive"),
             Self::NotInDocker(_) => Some("write OCI documents: oci-mediatypes=true, or --format oci"),
+            Self::NotInTable { .. } => Some("choose another compression: gzip or zstd"),
             Self::NoTag { .. } => Some("name one behind the directory: `:tag` or `@sha256:…`"),
             Self::NoPlatform { .. } => Some("`--platform` chooses another"),
             Self::NoImageArchive => Some("give an OCI archive, or one made with `docker save`"),

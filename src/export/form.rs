@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use super::annotations::{Annotation, AnnotationTarget, selected_annotations};
 use super::compress::{Compression, CompressionOptions, Existing};
 use super::error::{ExportError, Result};
-use super::layer::layer;
+use super::layer::{LayerBlob, layer};
 use crate::oci::attestation::AttestationForm;
-use crate::oci::{Descriptor, DiffId, Platform, media_type};
+use crate::oci::{DiffId, Platform, media_type};
 use crate::snapshot::Snapshotter;
 use crate::store::{Annotations, Store};
 
@@ -25,7 +25,7 @@ pub struct Form {
     /// How manifests look of what is stated about images.
     pub attestations: AttestationForm,
     /// Layers whose blobs are where the image goes: these need not be in the store.
-    pub elsewhere: BTreeMap<DiffId, Descriptor>,
+    pub elsewhere: BTreeMap<DiffId, LayerBlob>,
 }
 
 /// Whose media types documents use.
@@ -103,7 +103,7 @@ impl Form {
 
     /// Makes sure that the store has `diff` as a blob in this form. What a step made may have come out of a cache, and is
     /// compressed as if it had not: the same build gives the same manifest.
-    pub(super) fn layer(&self, store: &Store, snapshotter: &Snapshotter, diff: DiffId) -> Result<Descriptor> {
+    pub(super) fn layer(&self, store: &Store, snapshotter: &Snapshotter, diff: DiffId) -> Result<LayerBlob> {
         match self.elsewhere.get(&diff) {
             Some(known) => Ok(known.clone()),
             None => layer(store, snapshotter, diff, self.options(store, diff)?),

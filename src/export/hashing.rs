@@ -1,16 +1,11 @@
 //! A digest that is computed beside the writing of what it is of: reading many small files and hashing them take about as
 //! long as each other.
 
-use std::io::{self, Write};
-use std::mem;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::io::Write;
 use std::thread;
 
-use crate::oci::{Digest, DigestWriter};
-
-/// Bytes that are handed over at a time, and how many such pieces may wait.
-const PIECE: usize = 256 << 10;
-const WAITING: usize = 4;
+use super::pieces::pieces;
+use crate::oci::{Digest, Sha256};
 
 /// The SHA-256 of what `write` writes, and the number of its bytes.
 ///
@@ -18,62 +13,27 @@ const WAITING: usize = 4;
 /// Those of `write`.
 pub(super) fn digest_of<E>(write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(Digest, u64), E> {
     thread::scope(|scope| {
-        let (full, filled) = sync_channel::<Vec<u8>>(WAITING);
-        let (empty, emptied) = sync_channel::<Vec<u8>>(WAITING + 2);
+        let (mut written, mut read) = pieces();
         let hashing = scope.spawn(move || {
-            let mut hash = DigestWriter::new(io::sink());
-            for mut piece in filled {
-                hash.write_all(&piece).expect("a sink takes everything");
-                piece.clear();
-                // Whoever writes may have ended.
-                let _ = empty.try_send(piece);
+            let (mut hash, mut size) = (Sha256::new(), 0);
+            while let Some(piece) = read.next_piece() {
+                hash.update(piece);
+                size += piece.len() as u64;
             }
-            let (_, digest, size) = hash.finish();
-            (digest, size)
+            (hash.finish(), size)
         });
-        let mut pieces = Pieces {
-            piece: Vec::new(),
-            full,
-            emptied,
-        };
-        write(&mut pieces)?;
-        pieces.hand_over();
-        drop(pieces);
+        write(&mut written)?;
+        // Nobody takes it only where the other thread panicked, which shows when it is joined.
+        _ = written.finish();
         Ok(hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 
-/// Gathers what is written, and hands it over piece by piece.
-struct Pieces {
-    piece: Vec<u8>,
-    full: SyncSender<Vec<u8>>,
-    emptied: Receiver<Vec<u8>>,
-}
-
-impl Pieces {
-    fn hand_over(&mut self) {
-        let next = self.emptied.try_recv().unwrap_or_default();
-        // Nobody takes it only where the other thread panicked, which shows when it is joined.
-        let _ = self.full.send(mem::replace(&mut self.piece, next));
-    }
-}
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.piece.extend_from_slice(bytes);
-        if self.piece.len() >= PIECE {
-            self.hand_over();
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use super::super::pieces::PIECE;
     use super::*;
 
     #[test]

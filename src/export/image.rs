@@ -208,11 +208,13 @@ pub fn manifest(
         _ => {
             let diffs = config.value().rootfs.diff_ids.iter();
             let layers: Result<Vec<_>> = diffs.map(|diff| form.layer(store, snapshotter, *diff)).collect();
+            let (layers, diffs) = layers?.into_iter().map(|blob| (blob.descriptor, blob.layer)).unzip();
             let mut manifest = match &own {
                 Some((own, _)) => own.value().clone(),
                 None => ImageManifest::new(config.descriptor(media_type::CONFIG), Vec::new()),
             };
-            manifest.layers = kept_descriptors(layers?, own.as_ref().map(|(own, _)| own.value()));
+            manifest.layers = kept_descriptors(layers, own.as_ref().map(|(own, _)| own.value()));
+            name_layers(store, &mut manifest, &config, diffs)?;
             manifest
         }
     };
@@ -240,6 +242,24 @@ pub fn manifest(
         ..manifest.descriptor(&kind)
     };
     Ok((manifest, descriptor))
+}
+
+/// Gives the manifest a configuration with the layers that it has: those of an eStargz are others with the same files.
+fn name_layers(
+    store: &Store,
+    manifest: &mut ImageManifest,
+    config: &Raw<ImageConfig>,
+    layers: Vec<DiffId>,
+) -> Result<()> {
+    if config.value().rootfs.diff_ids == layers {
+        return Ok(());
+    }
+    let mut config = config.value().clone();
+    config.rootfs.diff_ids = layers;
+    let config = Raw::new(config);
+    store.write_blob(config.bytes())?;
+    manifest.config = config.descriptor(&manifest.config.media_type);
+    Ok(())
 }
 
 /// The layers that [`manifest`] makes sure of, and how they are compressed.
@@ -277,6 +297,9 @@ fn speak(manifest: &mut ImageManifest, dialect: Dialect) -> Result<()> {
     manifest.media_type = Some(dialect.manifest().into());
     for layer in &mut manifest.layers {
         layer.media_type = dialect.layer(&layer.media_type)?;
+        if dialect == Dialect::Docker {
+            layer.annotations.clear();
+        }
     }
     Ok(())
 }

@@ -2,12 +2,14 @@
 
 use std::io::{self, Read, Write};
 
-use super::compress::{Compression, CompressionOptions, Encoder, Existing};
+use super::compress::{Compression, CompressionOptions, Encoder, Existing, processors};
 use super::error::{ExportError, Result};
+use super::estargz::{self, Rewritten};
 use super::hashing::digest_of;
-use crate::oci::{Descriptor, DiffId, DigestWriter};
+use super::pieces::pieces;
+use crate::oci::{Descriptor, DiffId, Digest, DigestWriter};
 use crate::snapshot::{SnapshotError, Snapshotter};
-use crate::store::{SnapshotId, Store};
+use crate::store::{LayerForm, SnapshotId, Store};
 
 /// How much of a blob is handled at once.
 const BUFFER: usize = 256 << 10;
@@ -20,6 +22,15 @@ pub enum TarSource {
     /// A snapshot, its times set to the epoch. One that was unpacked from a layer of another program seldom gives that
     /// layer's bytes.
     Snapshot(SnapshotId, Option<i64>),
+}
+
+/// A layer as a blob.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LayerBlob {
+    /// The blob, here or elsewhere.
+    pub descriptor: Descriptor,
+    /// What it is uncompressed: as eStargz, another layer with the same files.
+    pub layer: DiffId,
 }
 
 /// The layer that `snapshot` is, and the size of its tar in bytes: remembered, or computed and then remembered.
@@ -51,20 +62,19 @@ pub fn layer(
     snapshotter: &Snapshotter,
     layer: DiffId,
     compression: impl Into<CompressionOptions>,
-) -> Result<Descriptor> {
+) -> Result<LayerBlob> {
     let options = compression.into();
-    for known in known_forms(store, layer, options)? {
-        if let Some(size) = store.blob_size(&known.digest)? {
-            return Ok(Descriptor { size, ..known });
+    for mut known in known_forms(store, layer, options)? {
+        if let Some(size) = store.blob_size(&known.descriptor.digest)? {
+            known.descriptor.size = size;
+            return Ok(known);
         }
     }
     for source in tar_sources(store, layer)? {
         let mut writer = store.blob_writer()?;
-        if let Made::Whole = compress_layer(store, snapshotter, layer, &source, options, &mut writer)? {
-            let (digest, size) = writer.finish(None)?;
-            let descriptor = Descriptor::new(options.kind().media_type(), digest, size);
-            store.record_made_blob(layer, &descriptor, &options.encoder())?;
-            return Ok(descriptor);
+        if let Made::Whole(rewritten) = compress_layer(store, snapshotter, layer, &source, options, &mut writer)? {
+            let blob = writer.finish(None)?;
+            return record_made(store, layer, options, blob, rewritten);
         }
     }
     no_layer(store, layer)
@@ -82,8 +92,8 @@ pub trait LayerSink: Sync {
 /// What came of an attempt to make a layer's blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Made {
-    /// All of it was written.
-    Whole,
+    /// All of it was written; as eStargz, another layer with the same files.
+    Whole(Option<Rewritten>),
     /// What was written is to be thrown away: the source does not give the layer. Another may.
     Unusable,
 }
@@ -100,21 +110,31 @@ pub fn compress_layer(
     options: CompressionOptions,
     out: &mut dyn Write,
 ) -> Result<Made> {
-    let encoder = Encoder::new(options, out).map_err(|source| failed(layer, source))?;
-    let mut hash = DigestWriter::new(encoder);
-    if !written(source.write(store, snapshotter, layer, &mut hash))? {
-        return Ok(Made::Unusable);
+    let made = compress(options, out, |tar| {
+        written(source.write(store, snapshotter, layer, tar))
+    });
+    let made = made.map_err(|error| match error {
+        ExportError::Write(source) => failed(layer, source),
+        error => error,
+    })?;
+    match made.outcome && made.layer == layer {
+        true => Ok(Made::Whole(made.rewritten?)),
+        false => Ok(Made::Unusable),
     }
-    let (encoder, actual, _) = hash.finish();
-    if DiffId(actual) != layer {
-        return Ok(Made::Unusable);
-    }
-    encoder.finish().map_err(|source| failed(layer, source))?;
-    Ok(Made::Whole)
 }
 
-/// Writes the layer that `snapshot` is, compressed; which layer that is, and the size of its tar in bytes, comes out with
-/// it. `epoch` as for [`diff_id`].
+/// A snapshot that was compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompressedSnapshot {
+    /// The layer that it is.
+    pub layer: DiffId,
+    /// The size of that layer's tar in bytes.
+    pub size: u64,
+    /// What was written, where that is another layer.
+    pub rewritten: Option<Rewritten>,
+}
+
+/// Writes the layer that `snapshot` is, compressed. `epoch` as for [`diff_id`].
 ///
 /// # Errors
 /// Those of `out`; a snapshot that is gone or that no layer can express.
@@ -124,20 +144,106 @@ pub fn compress_snapshot(
     epoch: Option<i64>,
     options: CompressionOptions,
     out: &mut dyn Write,
-) -> Result<(DiffId, u64)> {
-    let mut hash = DigestWriter::new(Encoder::new(options, out).map_err(ExportError::Write)?);
-    snapshotter.write_diff(snapshot, epoch, &mut hash)?;
-    let (encoder, digest, size) = hash.finish();
-    encoder.finish().map_err(ExportError::Write)?;
-    Ok((DiffId(digest), size))
+) -> Result<CompressedSnapshot> {
+    let made = compress(options, out, |tar| Ok(snapshotter.write_diff(snapshot, epoch, tar)?))?;
+    Ok(CompressedSnapshot {
+        layer: made.layer,
+        size: made.size,
+        rewritten: made.rewritten?,
+    })
 }
 
-/// Remembers that `descriptor` is what `options` make of `layer`.
+/// A tar that was written, and compressed meanwhile.
+struct Compressed<T> {
+    /// What whoever wrote it says.
+    outcome: T,
+    /// The layer that the tar is.
+    layer: DiffId,
+    /// Its size in bytes.
+    size: u64,
+    /// What came out, where that is another layer. What is wrong with the tar is of interest only where it is the one that
+    /// is wanted.
+    rewritten: Result<Option<Rewritten>>,
+}
+
+/// Compresses what `write` writes to `out`.
+fn compress<T: Send>(
+    options: CompressionOptions,
+    out: &mut dyn Write,
+    write: impl FnOnce(&mut dyn Write) -> Result<T> + Send,
+) -> Result<Compressed<T>> {
+    if options.kind() == Compression::EStargz {
+        return compress_files(options, out, write);
+    }
+    let mut hash = DigestWriter::new(Encoder::new(options, out).map_err(ExportError::Write)?);
+    let outcome = write(&mut hash)?;
+    let (encoder, digest, size) = hash.finish();
+    encoder.finish().map_err(ExportError::Write)?;
+    Ok(Compressed {
+        outcome,
+        layer: DiffId(digest),
+        size,
+        rewritten: Ok(None),
+    })
+}
+
+/// The same, file by file: the tar is written on another thread, and taken apart on this one.
+fn compress_files<T: Send>(
+    options: CompressionOptions,
+    out: &mut dyn Write,
+    write: impl FnOnce(&mut dyn Write) -> Result<T> + Send,
+) -> Result<Compressed<T>> {
+    std::thread::scope(|scope| {
+        let (written, mut read) = pieces();
+        let writing = scope.spawn(move || {
+            let mut hash = DigestWriter::new(written);
+            let outcome = write(&mut hash);
+            let (written, digest, size) = hash.finish();
+            // Nobody reads on only where the other side failed, and says why.
+            _ = written.finish();
+            (outcome, DiffId(digest), size)
+        });
+        let rewritten = match estargz::rewrite(&mut read, options.level(), processors(), out) {
+            Err(error @ ExportError::Write(_)) => return Err(error),
+            rewritten => rewritten,
+        };
+        // Which layer it is shows at the end only.
+        while read.next_piece().is_some() {}
+        let (outcome, layer, size) = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(Compressed {
+            outcome: outcome?,
+            layer,
+            size,
+            rewritten: rewritten.map(Some),
+        })
+    })
+}
+
+/// Remembers that a blob, of this digest and size in bytes, is what `options` make of `layer`.
 ///
 /// # Errors
 /// Those of the index.
-pub fn record_made(store: &Store, layer: DiffId, options: CompressionOptions, descriptor: &Descriptor) -> Result<()> {
-    Ok(store.record_made_blob(layer, descriptor, &options.encoder())?)
+pub fn record_made(
+    store: &Store,
+    layer: DiffId,
+    options: CompressionOptions,
+    (digest, size): (Digest, u64),
+    rewritten: Option<Rewritten>,
+) -> Result<LayerBlob> {
+    let mut descriptor = Descriptor::new(options.kind().media_type(), digest, size);
+    if let Some(rewritten) = rewritten {
+        rewritten.annotate(&mut descriptor);
+    }
+    let form = LayerForm {
+        descriptor,
+        encoder: Some(options.encoder()),
+        content: rewritten.map(|rewritten| rewritten.layer),
+    };
+    store.record_made_form(layer, &form)?;
+    Ok(LayerBlob {
+        layer: form.content.unwrap_or(layer),
+        descriptor: form.descriptor,
+    })
 }
 
 /// The known forms of a layer that do for `options`, here or elsewhere: what the encoder made, then what came compressed in
@@ -146,11 +252,11 @@ pub fn record_made(store: &Store, layer: DiffId, options: CompressionOptions, de
 ///
 /// # Errors
 /// Those of the index.
-pub fn known_forms(store: &Store, layer: DiffId, options: CompressionOptions) -> Result<Vec<Descriptor>> {
+pub fn known_forms(store: &Store, layer: DiffId, options: CompressionOptions) -> Result<Vec<LayerBlob>> {
     let encoder = options.encoder();
     let mut accepted = Vec::new();
     for form in store.layer_forms(layer)? {
-        let Some(kind) = Compression::of_media_type(&form.descriptor.media_type) else {
+        let Some(kind) = Compression::of_descriptor(&form.descriptor) else {
             continue;
         };
         let rank = match &form.encoder {
@@ -161,11 +267,13 @@ pub fn known_forms(store: &Store, layer: DiffId, options: CompressionOptions) ->
             None if options.existing() == Existing::Keep && kind != Compression::None => 2,
             None => continue,
         };
-        let Descriptor { digest, size, .. } = form.descriptor;
-        accepted.push((rank, Descriptor::new(kind.media_type(), digest, size)));
+        let mut descriptor = Descriptor::new(kind.media_type(), form.descriptor.digest, form.descriptor.size);
+        estargz::copy_annotations(&form.descriptor, &mut descriptor);
+        let layer = form.content.unwrap_or(layer);
+        accepted.push((rank, LayerBlob { descriptor, layer }));
     }
     accepted.sort_by_key(|(rank, _)| *rank);
-    Ok(accepted.into_iter().map(|(_, descriptor)| descriptor).collect())
+    Ok(accepted.into_iter().map(|(_, blob)| blob).collect())
 }
 
 /// Nothing gives the layer. What said that it would, and is damaged, is forgotten: blobs, and which layer a step's result

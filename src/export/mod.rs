@@ -11,6 +11,7 @@ mod compare;
 mod compress;
 mod documents;
 mod error;
+mod estargz;
 mod flat;
 mod form;
 mod hashing;
@@ -20,6 +21,7 @@ mod layer;
 mod layout;
 mod load;
 mod mirror;
+mod pieces;
 mod squash;
 mod tree;
 
@@ -30,13 +32,14 @@ pub use compare::{Aspect, Change, Difference, Extent, Place, Side, compare, firs
 pub use compress::{Compression, CompressionOptions, Existing, LevelOutOfBounds};
 pub use documents::{Document, Documents, documents, layers_to_make};
 pub use error::{ExportError, Result};
+pub use estargz::Rewritten;
 pub use flat::flat_directory;
 pub use form::{Dialect, Form};
 pub use image::{BuiltImage, Composed, ImageRequest, compose, image, manifest};
 pub use import::import;
 pub use layer::{
-    LayerSink, Made, TarSource, compress_layer, compress_snapshot, diff_id, known_forms, layer, no_layer, record_made,
-    tar_sources,
+    CompressedSnapshot, LayerBlob, LayerSink, Made, TarSource, compress_layer, compress_snapshot, diff_id, known_forms,
+    layer, no_layer, record_made, tar_sources,
 };
 pub use layout::{NamedImage, docker_archive, oci_archive, oci_directory};
 pub use load::{Layout, LayoutImage, Loaded, load, load_directory};

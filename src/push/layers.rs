@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use super::error::PushError;
 use crate::cancel::Cancel;
-use crate::export::{self, CompressionOptions, ExportError, Made, TarSource};
-use crate::oci::{Descriptor, DiffId, Reference};
+use crate::export::{self, CompressionOptions, ExportError, LayerBlob, Made, Rewritten, TarSource};
+use crate::oci::{DiffId, Reference};
 use crate::progress::{Event, Progress};
 use crate::registry::{Client, Offer, Place, StreamError, Streamed, Uploaded};
 use crate::snapshot::Snapshotter;
@@ -44,7 +44,7 @@ pub struct LayerPush<'a> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SentLayers {
     /// The blobs that are there now.
-    pub blobs: BTreeMap<DiffId, Descriptor>,
+    pub blobs: BTreeMap<DiffId, LayerBlob>,
     /// Blobs that were made and sent.
     pub sent: usize,
     /// Blobs that the registry took from another of its repositories.
@@ -114,17 +114,18 @@ impl LayerPush<'_> {
         &self,
         layer: DiffId,
         options: CompressionOptions,
-    ) -> Result<Option<(Descriptor, Uploaded)>, PushError> {
+    ) -> Result<Option<(LayerBlob, Uploaded)>, PushError> {
         let mut place = None;
         for known in export::known_forms(self.store, layer, options)? {
-            if self.store.has_blob(&known.digest)? {
+            let digest = known.descriptor.digest;
+            if self.store.has_blob(&digest)? {
                 return Ok(None);
             }
-            let origins = self.store.origins(known.digest)?;
+            let origins = self.store.origins(digest)?;
             let neighbour = super::neighbour(&origins, self.target);
-            match self.client.offer_blob(self.target, known.digest, neighbour)? {
+            match self.client.offer_blob(self.target, digest, neighbour)? {
                 Offer::Taken(how) => {
-                    self.store.record_origin(known.digest, self.target)?;
+                    self.store.record_origin(digest, self.target)?;
                     return Ok(Some((known, how)));
                 }
                 Offer::Wanted(begun) => place = place.or(begun),
@@ -136,8 +137,8 @@ impl LayerPush<'_> {
             }
         }
         for source in export::tar_sources(self.store, layer)? {
-            if let Some(streamed) = self.stream_layer(layer, &source, options, place.take())? {
-                let blob = self.remember(layer, options, streamed)?;
+            if let Some((streamed, rewritten)) = self.stream_layer(layer, &source, options, place.take())? {
+                let blob = self.remember(layer, options, streamed, rewritten)?;
                 return Ok(Some((blob, streamed.how)));
             }
         }
@@ -151,20 +152,21 @@ impl LayerPush<'_> {
         source: &TarSource,
         options: CompressionOptions,
         place: Option<Place>,
-    ) -> Result<Option<Streamed>, PushError> {
+    ) -> Result<Option<(Streamed, Option<Rewritten>)>, PushError> {
         let label = format!("pushing {}", layer.0.short());
-        let mut unusable = false;
+        let mut made = Made::Whole(None);
         let streamed = self.stream(&label, place, |out| {
-            let made = export::compress_layer(self.store, self.snapshotter, layer, source, options, out)?;
-            unusable = made == Made::Unusable;
+            made = export::compress_layer(self.store, self.snapshotter, layer, source, options, out)?;
             match made {
-                Made::Whole => Ok(()),
+                Made::Whole(_) => Ok(()),
                 Made::Unusable => Err(ExportError::NoLayer(layer)),
             }
         });
-        match streamed {
-            Err(PushError::Export(ExportError::NoLayer(_))) if unusable => Ok(None),
-            streamed => streamed.map(Some),
+        match (streamed, made) {
+            (Err(PushError::Export(ExportError::NoLayer(_))), Made::Unusable) => Ok(None),
+            (Ok(streamed), Made::Whole(rewritten)) => Ok(Some((streamed, rewritten))),
+            (Ok(_), Made::Unusable) => Ok(None),
+            (Err(error), _) => Err(error),
         }
     }
 
@@ -192,9 +194,9 @@ impl LayerPush<'_> {
             )?);
             Ok(())
         })?;
-        if let Some((layer, size)) = known {
-            self.store.record_diff(snapshot, epoch, layer, size)?;
-            self.remember(layer, options, streamed)?;
+        if let Some(known) = known {
+            self.store.record_diff(snapshot, epoch, known.layer, known.size)?;
+            self.remember(known.layer, options, streamed, known.rewritten)?;
         }
         Ok(())
     }
@@ -204,11 +206,12 @@ impl LayerPush<'_> {
         layer: DiffId,
         options: CompressionOptions,
         streamed: Streamed,
-    ) -> Result<Descriptor, PushError> {
-        let descriptor = Descriptor::new(options.kind().media_type(), streamed.digest, streamed.size);
-        export::record_made(self.store, layer, options, &descriptor)?;
+        rewritten: Option<Rewritten>,
+    ) -> Result<LayerBlob, PushError> {
+        let blob = (streamed.digest, streamed.size);
+        let blob = export::record_made(self.store, layer, options, blob, rewritten)?;
         self.store.record_origin(streamed.digest, self.target)?;
-        Ok(descriptor)
+        Ok(blob)
     }
 
     /// Sends what `make` writes.

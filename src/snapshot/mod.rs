@@ -32,7 +32,9 @@ mod whiteout;
 mod xattr;
 
 pub use apply::Omission;
-pub use archive::{ArchiveError, ArchiveReader, ArchiveWriter, Entry, EntryKind, Limits, Segment, Time};
+pub use archive::{
+    ArchiveError, ArchiveReader, ArchiveWriter, BLOCK, Entry, EntryKind, Limits, Segment, Time, header_blocks,
+};
 pub use copies::copy_tree;
 pub use delta::Delta;
 pub use error::SnapshotError;

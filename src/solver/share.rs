@@ -251,7 +251,7 @@ impl Sharer<'_> {
                 Some(layer) => layer,
                 None => RemoteLayer {
                     diff_id,
-                    blob: export::layer(store, snapshotter, diff_id, self.compression())?,
+                    blob: export::layer(store, snapshotter, diff_id, self.compression())?.descriptor,
                     origins: Vec::new(),
                 },
             });

@@ -5,7 +5,7 @@
 //! [`Store::sync`](super::Store::sync) is listed in the table `volatile`, so that the first process after a reboot can
 //! drop what the disk may hold in part.
 //!
-//! Format 8. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
+//! Format 9. Bump [`FORMAT`] with any change of the schema, and add the step that brings older stores up to it: a new
 //! store takes all steps too.
 
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ CREATE INDEX records_by_snapshot ON records (snapshot);
 ";
 
 /// From each format to the next, beginning with format 1.
-const UPGRADES: [&str; 7] = [
+const UPGRADES: [&str; 8] = [
     // Images for several platforms, and images with annotations of their own.
     "
 ALTER TABLE images ADD COLUMN config BLOB;
@@ -114,6 +114,10 @@ ALTER TABLE layer_blobs ADD COLUMN encoder TEXT;
     // What is stated about images.
     "
 ALTER TABLE images ADD COLUMN attestations TEXT;
+",
+    // Forms of a layer that are, uncompressed, another layer with the same files.
+    "
+ALTER TABLE layer_blobs ADD COLUMN content BLOB;
 ",
 ];
 

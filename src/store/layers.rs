@@ -16,6 +16,8 @@ pub struct LayerForm {
     pub descriptor: Descriptor,
     /// What compressed it here, in the words of whoever did; `None` for a blob that came so.
     pub encoder: Option<String>,
+    /// What it is uncompressed, where that is not the layer, but another one with the same files.
+    pub content: Option<DiffId>,
 }
 
 impl Store {
@@ -27,59 +29,77 @@ impl Store {
         if self.layer_blobs(layer)?.contains(descriptor) {
             return Ok(());
         }
-        self.insert_layer_blob(layer, descriptor, None)
+        let form = LayerForm {
+            descriptor: descriptor.clone(),
+            encoder: None,
+            content: None,
+        };
+        self.insert_form(layer, &form)
     }
 
-    /// [`Store::record_layer_blob`] of a blob that `encoder` makes of the layer, whenever it is asked to.
+    /// Remembers a form of `layer` that was made here.
     ///
     /// # Errors
     /// Those of the index.
-    pub fn record_made_blob(&self, layer: DiffId, descriptor: &Descriptor, encoder: &str) -> Result<()> {
-        let form = LayerForm {
-            descriptor: descriptor.clone(),
-            encoder: Some(encoder.to_owned()),
-        };
-        match self.layer_forms(layer)?.contains(&form) {
+    pub fn record_made_form(&self, layer: DiffId, form: &LayerForm) -> Result<()> {
+        match self.layer_forms(layer)?.contains(form) {
             true => Ok(()),
-            false => self.insert_layer_blob(layer, descriptor, Some(encoder)),
+            false => self.insert_form(layer, form),
         }
     }
 
-    fn insert_layer_blob(&self, layer: DiffId, descriptor: &Descriptor, encoder: Option<&str>) -> Result<()> {
+    fn insert_form(&self, layer: DiffId, form: &LayerForm) -> Result<()> {
+        let descriptor = &form.descriptor;
         let json = serde_json::to_string(descriptor).map_err(|_| StoreError::MalformedRow { what: "descriptor" })?;
+        let content = form.content.as_ref().map(|content| content.0.as_bytes());
         self.index().write(|transaction| {
             transaction
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO layer_blobs (diff_id, digest, descriptor, encoder) VALUES (?1, ?2, ?3, ?4)",
+                    "INSERT OR REPLACE INTO layer_blobs (diff_id, digest, descriptor, encoder, content)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
                 )?
-                .execute((layer.0.as_bytes(), descriptor.digest.as_bytes(), json, encoder))?;
+                .execute((
+                    layer.0.as_bytes(),
+                    descriptor.digest.as_bytes(),
+                    json,
+                    &form.encoder,
+                    content,
+                ))?;
             Ok(())
         })
     }
 
-    /// The known forms of a layer, whether their blobs are here or not.
+    /// The known blobs that are the layer, whether they are here or not.
     ///
     /// # Errors
     /// Those of the index.
     pub fn layer_blobs(&self, layer: DiffId) -> Result<Vec<Descriptor>> {
         let forms = self.layer_forms(layer)?.into_iter();
-        Ok(forms.map(|form| form.descriptor).collect())
+        let own = forms.filter(|form| form.content.is_none());
+        Ok(own.map(|form| form.descriptor).collect())
     }
 
-    /// [`Store::layer_blobs`] with what made each.
+    /// All known forms of a layer, with what made each.
     ///
     /// # Errors
     /// Those of the index.
     pub fn layer_forms(&self, layer: DiffId) -> Result<Vec<LayerForm>> {
-        let rows: Vec<(String, Option<String>)> = self.index().read(|connection| {
+        type Row = (String, Option<String>, Option<[u8; 32]>);
+        let rows: Vec<Row> = self.index().read(|connection| {
             connection
-                .prepare_cached("SELECT descriptor, encoder FROM layer_blobs WHERE diff_id = ?1 ORDER BY digest")?
-                .query_map([layer.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .prepare_cached(
+                    "SELECT descriptor, encoder, content FROM layer_blobs WHERE diff_id = ?1 ORDER BY digest",
+                )?
+                .query_map([layer.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
                 .collect()
         })?;
-        let parse = |(json, encoder): (String, Option<String>)| {
-            let descriptor = serde_json::from_str(&json)?;
-            Ok(LayerForm { descriptor, encoder })
+        let parse = |(json, encoder, content): Row| {
+            let content = content.map(|content| DiffId(Digest::from_bytes(content)));
+            Ok(LayerForm {
+                descriptor: serde_json::from_str(&json)?,
+                encoder,
+                content,
+            })
         };
         let parsed: serde_json::Result<_> = rows.into_iter().map(parse).collect();
         parsed.map_err(|_| StoreError::MalformedRow { what: "descriptor" })

@@ -120,6 +120,37 @@ fn others_read_every_format_that_is_written() {
 }
 
 #[test]
+fn others_read_layers_of_which_files_can_be_fetched() {
+    let project = project();
+    project
+        .build("-q -o type=oci,tar=false,dest=layout,compression=estargz,force-compression=true,name=app:1 .")
+        .succeeds();
+    skopeo(&project, "copy oci:layout:1 docker-archive:archive.tar:app:1");
+    let id = buildah(&project, "pull -q oci:layout");
+    let container = buildah(&project, &format!("from {}", id.trim()));
+    let root = buildah(&project, &format!("mount {}", container.trim()));
+    assert_eq!(
+        fs::read_to_string(Path::new(root.trim()).join("d/file")).unwrap(),
+        "words\n"
+    );
+    assert!(!Path::new(root.trim()).join("bin/vi").exists());
+    buildah(&project, &format!("rm {}", container.trim()));
+    succeeds(
+        Command::new("umoci")
+            .current_dir(project.directory())
+            .args(["unpack", "--image", "layout:1", "bundle"]),
+    );
+    let name = format!("exchange-{}-estargz", std::process::id());
+    assert_eq!(run_bundle(&project.directory().join("bundle"), &name), "words\n");
+    // And so do we, what others made of it too.
+    for source in ["layout", "archive.tar"] {
+        let loaded = project.builder(&format!("load -q -i {source}")).run().succeeds().stdout;
+        let id = loaded.trim().strip_prefix("sha256:").unwrap();
+        project.run(id).succeeds().prints("words");
+    }
+}
+
+#[test]
 fn what_others_write_is_read() {
     let project = Project::new();
     let source = format!("docker://{}/library/busybox:latest", registry());

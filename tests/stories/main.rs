@@ -26,6 +26,7 @@ mod damage_the_store;
 mod enter_failed_steps;
 mod exchange_images;
 mod explain_a_build;
+mod fetch_single_files;
 mod fill_the_disk;
 mod format_a_dockerfile;
 mod give_arguments;

@@ -13,7 +13,7 @@ use crate::cli::progress::{Style, renderer};
 use crate::cli::registries::{CredentialArguments, RegistryArguments};
 use crate::cli::session::{GlobalOptions, Session};
 use crate::export::{self, Dialect, Documents, Form};
-use crate::oci::{Descriptor, Digest, Platform, Reference};
+use crate::oci::{Digest, Platform, Reference};
 use crate::progress::Progress;
 use crate::push::{self, LayerPush};
 use crate::registry::Client;
@@ -48,10 +48,10 @@ pub(in crate::cli) struct Arguments {
 /// How images are written that leave the store.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct FormArguments {
-    /// How layers are compressed that are not compressed yet: gzip, zstd or uncompressed.
+    /// How layers are compressed that are not compressed yet: gzip, zstd, estargz or uncompressed.
     #[arg(long, visible_alias = "compression-format", value_name = "NAME")]
     compression: Option<String>,
-    /// How hard the compression tries: 0 to 9 for gzip, 0 to 22 for zstd.
+    /// How hard the compression tries: 0 to 9 for gzip and estargz, 0 to 22 for zstd.
     #[arg(long, value_name = "NUMBER")]
     compression_level: Option<String>,
     /// Compress layers anew that came compressed in another way.
@@ -114,7 +114,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         last = Some(sender.send(id, target, PushBy::Name)?);
     }
     if let (Some(path), Some(pushed)) = (&arguments.digestfile, last) {
-        std::fs::write(path, pushed.digest.to_string())
+        std::fs::write(path, pushed.top().0.digest.to_string())
             .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))?;
     }
     Ok(())
@@ -170,7 +170,7 @@ pub(super) struct Sender<'a> {
 
 impl Sender<'_> {
     /// Compresses what is not compressed yet, and sends what the registry does not have. What the name leads to there.
-    pub fn send(&self, id: Digest, name: &Reference, by: PushBy) -> Result<Descriptor, Failure> {
+    pub fn send(&self, id: Digest, name: &Reference, by: PushBy) -> Result<Documents, Failure> {
         let Self {
             session,
             client,
@@ -212,6 +212,6 @@ impl Sender<'_> {
             pushed.already_there
         ));
         output::line(format_args!("{}@{}", target.name(), pushed.digest))?;
-        Ok(documents.top().0.clone())
+        Ok(documents)
     }
 }

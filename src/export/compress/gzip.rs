@@ -4,15 +4,13 @@
 //! as dictionary; every part ends on a byte boundary (a sync flush), so that the parts joined are one deflate stream in one
 //! gzip member (RFC 1951, RFC 1952).
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::mem;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 use flate2::{Compress, Compression as Level, Crc, FlushCompress, Status};
 
+use super::pool::Pool;
 use super::probe::{Part, parts};
 
 pub(super) const BLOCK: usize = 1 << 20;
@@ -21,16 +19,15 @@ const DICTIONARY: usize = 32 << 10;
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// The most bytes of a stored block: RFC 1951 section 3.2.4.
 const LARGEST_STORED: usize = 65_535;
-/// Blocks that wait for a thread, or to be written, besides those that are being compressed.
-const AHEAD: usize = 2;
+/// Each has a block, and what becomes of it.
+const MOST_THREADS: usize = 64;
 
 type Block = Arc<Vec<u8>>;
 
-/// A block to be compressed, the one before it, and where the result goes.
+/// A block to be compressed, and the one before it.
 struct Job {
     block: Block,
     before: Option<Block>,
-    done: Sender<io::Result<Compressed>>,
 }
 
 struct Compressed {
@@ -46,94 +43,84 @@ pub(in crate::export) struct GzipEncoder<W: Write> {
     pending: Vec<u8>,
     before: Option<Block>,
     crc: Crc,
-    /// The results of the blocks that were handed over, in their order.
-    results: VecDeque<Receiver<io::Result<Compressed>>>,
-    threads: usize,
-    jobs: Option<Sender<Job>>,
-    workers: Vec<JoinHandle<()>>,
+    blocks: Pool<Job, io::Result<Compressed>>,
 }
 
 impl<W: Write> GzipEncoder<W> {
     pub(super) fn new(level: i32, threads: usize, mut out: W) -> io::Result<Self> {
         out.write_all(&HEADER)?;
+        let level = Level::new(level.cast_unsigned());
         Ok(Self {
             out,
-            level: Level::new(level.cast_unsigned()),
+            level,
             pending: Vec::new(),
             before: None,
             crc: Crc::new(),
-            results: VecDeque::new(),
-            threads: threads.clamp(1, 64),
-            jobs: None,
-            workers: Vec::new(),
+            blocks: Pool::new(threads.min(MOST_THREADS), move |job: Job| {
+                let before = job.before.as_deref().map_or(&[][..], |before| end_of(before));
+                compress(&job.block, before, level)
+            }),
         })
     }
 
-    /// Hands the pending block to the threads, and writes what they have done.
+    /// Hands the pending block to the threads, and writes what they have done. Most layers have one block, and need no threads.
     fn hand_over(&mut self) -> io::Result<()> {
         let block = Arc::new(mem::replace(&mut self.pending, Vec::with_capacity(BLOCK)));
-        let (done, result) = channel();
         let before = self.before.replace(block.clone());
-        let job = Job { block, before, done };
-        self.jobs()?.send(job).map_err(|_| gone())?;
-        self.results.push_back(result);
-        while self.results.len() > self.threads + AHEAD {
-            self.write_next()?;
+        self.blocks.give(Job { block, before })?;
+        while let Some(compressed) = self.blocks.take_ripe()? {
+            self.write_compressed(&compressed?)?;
         }
         Ok(())
     }
 
-    /// Threads begin with the first block: most layers have one.
-    fn jobs(&mut self) -> io::Result<&Sender<Job>> {
-        if self.jobs.is_none() {
-            let (sender, jobs) = channel::<Job>();
-            let jobs = Arc::new(Mutex::new(jobs));
-            for _ in 0..self.threads {
-                let (jobs, level) = (jobs.clone(), self.level);
-                let thread = std::thread::Builder::new().name("gzip".into());
-                self.workers.push(thread.spawn(move || work(&jobs, level))?);
-            }
-            self.jobs = Some(sender);
-        }
-        self.jobs.as_ref().ok_or_else(gone)
-    }
-
-    fn write_next(&mut self) -> io::Result<()> {
-        let Some(result) = self.results.pop_front() else {
-            return Ok(());
-        };
-        let compressed = result.recv().map_err(|_| gone())??;
+    fn write_compressed(&mut self, compressed: &Compressed) -> io::Result<()> {
         self.crc.combine(&compressed.crc);
         self.out.write_all(&compressed.bytes)
     }
 
     pub(super) fn finish(mut self) -> io::Result<W> {
-        if self.jobs.is_none() {
+        if !self.blocks.has_begun() {
             // One block: nobody is needed for it.
             let compressed = compress(&self.pending, &[], self.level)?;
-            self.crc.combine(&compressed.crc);
-            self.out.write_all(&compressed.bytes)?;
+            self.write_compressed(&compressed)?;
         } else if !self.pending.is_empty() {
             self.hand_over()?;
         }
-        while !self.results.is_empty() {
-            self.write_next()?;
+        while let Some(compressed) = self.blocks.take()? {
+            self.write_compressed(&compressed?)?;
         }
-        drop(self.jobs.take());
-        for worker in self.workers {
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
+        self.blocks.join();
         // An empty last block: which block is the last is not known before the input ends.
         self.out
             .write_all(&deflate(self.level, &[], &[], FlushCompress::Finish)?)?;
-        self.out.write_all(&self.crc.sum().to_le_bytes())?;
-        self.out.write_all(&self.crc.amount().to_le_bytes())?;
+        self.out.write_all(&trailer(&self.crc))?;
         Ok(self.out)
     }
 }
 
-fn gone() -> io::Error {
-    io::Error::other("a thread that compresses has ended")
+/// RFC 1952 section 2.3.1: the checksum and the length of what is in the member.
+fn trailer(crc: &Crc) -> [u8; 8] {
+    let [a, b, c, d] = crc.sum().to_le_bytes();
+    let [e, f, g, h] = crc.amount().to_le_bytes();
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Appends a whole member of `bytes` to `out`, compressed on this thread at `level`.
+pub(in crate::export) fn append_member(level: i32, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    let level = Level::new(level.cast_unsigned());
+    out.extend_from_slice(&HEADER);
+    let mut crc = Crc::new();
+    crc.update(bytes);
+    match parts(bytes).iter().any(|part| part.noise) {
+        true => {
+            out.extend(compress(bytes, &[], level)?.bytes);
+            out.extend(deflate(level, &[], &[], FlushCompress::Finish)?);
+        }
+        false => out.extend(deflate(level, bytes, &[], FlushCompress::Finish)?),
+    }
+    out.extend_from_slice(&trailer(&crc));
+    Ok(())
 }
 
 impl<W: Write> Write for GzipEncoder<W> {
@@ -148,15 +135,6 @@ impl<W: Write> Write for GzipEncoder<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-fn work(jobs: &Mutex<Receiver<Job>>, level: Level) {
-    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
-    while let Some(Job { block, before, done }) = next() {
-        let before = before.as_deref().map_or(&[][..], |before| end_of(before));
-        // Nobody waits when the stream was given up.
-        _ = done.send(compress(&block, before, level));
     }
 }
 

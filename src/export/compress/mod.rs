@@ -1,18 +1,23 @@
 //! Compression of layers: the same bytes for the same input, at any number of threads.
 //!
 //! gzip: fixed blocks, each compressed on its own (`gzip`). zstd: always its multi-threaded mode, whose bytes do not depend
-//! on the number of workers.
+//! on the number of workers. eStargz is no encoder of bytes: it rewrites a layer (`export::estargz`), with what is here.
 //!
 //! Which bytes come out depends on the encoders: a change of their version or level changes digests of manifests, never
 //! those of images.
 
 mod gzip;
+mod pool;
 mod probe;
 
 use std::fmt;
 use std::io::{self, Write};
 
-use crate::oci::media_type;
+use super::estargz;
+use crate::oci::{Descriptor, media_type};
+
+pub(super) use gzip::append_member;
+pub(super) use pool::Pool;
 
 use gzip::GzipEncoder;
 
@@ -25,6 +30,9 @@ pub enum Compression {
     Gzip,
     /// zstd: smaller and faster; OCI readers since 2020.
     Zstd,
+    /// gzip, file by file, with a table of contents: readers that know it fetch single files. It is another layer with the
+    /// same files.
+    EStargz,
 }
 
 impl Compression {
@@ -32,7 +40,7 @@ impl Compression {
     pub fn media_type(self) -> &'static str {
         match self {
             Self::None => media_type::LAYER,
-            Self::Gzip => media_type::LAYER_GZIP,
+            Self::Gzip | Self::EStargz => media_type::LAYER_GZIP,
             Self::Zstd => media_type::LAYER_ZSTD,
         }
     }
@@ -44,6 +52,14 @@ impl Compression {
             media_type::LAYER_GZIP | media_type::DOCKER_LAYER_GZIP => Some(Self::Gzip),
             media_type::LAYER_ZSTD => Some(Self::Zstd),
             _ => None,
+        }
+    }
+
+    /// How the layer of this descriptor is compressed, as far as it says.
+    pub(super) fn of_descriptor(descriptor: &Descriptor) -> Option<Self> {
+        match Self::of_media_type(&descriptor.media_type)? {
+            Self::Gzip if descriptor.annotations.contains_key(estargz::TOC_DIGEST) => Some(Self::EStargz),
+            other => Some(other),
         }
     }
 
@@ -60,16 +76,13 @@ impl Compression {
     pub(super) fn reader<'a>(self, input: impl io::Read + Send + 'a) -> io::Result<Box<dyn io::Read + Send + 'a>> {
         Ok(match self {
             Self::None => Box::new(input),
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
+            Self::Gzip | Self::EStargz => Box::new(flate2::read::MultiGzDecoder::new(input)),
             Self::Zstd => Box::new(zstd::stream::read::Decoder::new(input)?),
         })
     }
 }
 
 /// A kind of compression, how hard it tries, and what becomes of layers that are compressed already.
-///
-/// A further kind (eStargz, say) is one more variant of [`Compression`], its bounds in [`CompressionOptions::levels`], its
-/// encoder in `Encoder`, and where layers get annotations from it, these on the descriptor that `layer` gives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct CompressionOptions {
     kind: Compression,
@@ -140,7 +153,7 @@ impl CompressionOptions {
         match kind {
             #[expect(clippy::reversed_empty_ranges, reason = "no compression has no level")]
             Compression::None => 1..=0,
-            Compression::Gzip => 0..=9,
+            Compression::Gzip | Compression::EStargz => 0..=9,
             Compression::Zstd => 0..=22,
         }
     }
@@ -156,10 +169,10 @@ impl CompressionOptions {
     }
 
     /// The level in numbers of the encoder.
-    fn level(self) -> i32 {
+    pub(super) fn level(self) -> i32 {
         match (self.kind, self.level) {
             (Compression::None, _) => 0,
-            (Compression::Gzip, level) => level.unwrap_or(GZIP_LEVEL),
+            (Compression::Gzip | Compression::EStargz, level) => level.unwrap_or(GZIP_LEVEL),
             (Compression::Zstd, None | Some(0)) => ZSTD_LEVEL,
             (Compression::Zstd, Some(level)) => level,
         }
@@ -183,6 +196,7 @@ impl fmt::Display for Compression {
             Self::None => "uncompressed",
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
+            Self::EStargz => "estargz",
         })
     }
 }
@@ -198,6 +212,11 @@ const ZSTD_LEVEL: i32 = 3;
 const LAST_OF_SMALL_WINDOWS: i32 = 19;
 const LARGEST_WINDOW: u32 = 23;
 
+/// How many threads can work at once.
+pub(super) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Compresses what is written to it; [`Encoder::finish`] ends the stream.
 pub(super) enum Encoder<W: Write> {
     None(W),
@@ -208,14 +227,14 @@ pub(super) enum Encoder<W: Write> {
 impl<W: Write> Encoder<W> {
     /// On all processors.
     pub(super) fn new(options: CompressionOptions, out: W) -> io::Result<Self> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::with_threads(options, threads, out)
+        Self::with_threads(options, processors(), out)
     }
 
     fn with_threads(options: CompressionOptions, threads: usize, out: W) -> io::Result<Self> {
         Ok(match options.kind {
             Compression::None => Self::None(out),
-            Compression::Gzip => Self::Gzip(GzipEncoder::new(options.level(), threads, out)?),
+            // Whoever wants eStargz rewrites the layer; as a stream of bytes it is gzip.
+            Compression::Gzip | Compression::EStargz => Self::Gzip(GzipEncoder::new(options.level(), threads, out)?),
             Compression::Zstd => {
                 let mut encoder = zstd::stream::write::Encoder::new(out, options.level())?;
                 if options.level() > LAST_OF_SMALL_WINDOWS {

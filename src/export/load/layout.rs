@@ -12,7 +12,7 @@ use super::find::{DEEPEST_INDEX, MOST_IMAGES};
 use super::{MOST_LAYERS, verify_layer};
 use crate::cancel::Cancel;
 use crate::export::error::{ExportError, Result};
-use crate::export::{CONTAINERD_NAME, REF_NAME};
+use crate::export::{CONTAINERD_NAME, REF_NAME, estargz};
 use crate::oci::{
     ChainId, Descriptor, DiffId, Digest, ImageConfig, ImageIndex, ImageManifest, ManifestOrIndex, Platform, Raw,
     Reference, media_type,
@@ -185,12 +185,15 @@ impl Layout {
                     return Err(refused(digest.to_string().as_bytes(), "has another size than is said"));
                 }
                 let (_, compression) = verify_layer(*number, &staged, *diff)?;
-                Ok(Some((*diff, staged, compression.media_type())))
+                let kind = compression.media_type();
+                let mut own = Descriptor::new(kind, staged.digest(), staged.size());
+                estargz::copy_annotations(blob, &mut own);
+                Ok(Some((*diff, staged, own)))
             })
             .collect();
-        for (diff, blob, kind) in staged?.into_iter().flatten() {
+        for (diff, blob, descriptor) in staged?.into_iter().flatten() {
             blob.publish()?;
-            store.record_layer_blob(diff, &Descriptor::new(kind, blob.digest(), blob.size()))?;
+            store.record_layer_blob(diff, &descriptor)?;
         }
         Ok(())
     }

@@ -11,13 +11,13 @@ mod write;
 
 pub use read::{ArchiveReader, Limits};
 pub use sparse::Segment;
-pub use write::ArchiveWriter;
+pub use write::{ArchiveWriter, header_blocks};
 
 use super::rootfs::Owner;
 use super::xattr::Xattr;
 
 /// The size of a header, and the multiple to which content is padded.
-const BLOCK: usize = 512;
+pub const BLOCK: usize = 512;
 
 /// A point in time: seconds since 1970 and nanoseconds after that second.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

@@ -33,41 +33,7 @@ impl<'a> ArchiveWriter<'a> {
     /// # Errors
     /// Those of the stream.
     pub fn entry(&mut self, entry: &Entry) -> io::Result<()> {
-        let mut records = Vec::new();
-        for (name, value) in &entry.xattrs {
-            let key = [b"SCHILY.xattr.", name.to_bytes()].concat();
-            pax::write_record(&mut records, &key, value);
-        }
-        let mut header = blank();
-        let ustar = ustar(&mut header);
-        put_path(ustar, &entry.path, &mut records);
-        let link = match &entry.kind {
-            EntryKind::HardLink(target) | EntryKind::Symlink(target) => target.as_slice(),
-            _ => b"",
-        };
-        match link.len() <= ustar.linkname.len() {
-            true => ustar.linkname[..link.len()].copy_from_slice(link),
-            false => pax::write_record(&mut records, b"linkpath", link),
-        }
-        put_octal(&mut ustar.mode, entry.mode.into());
-        put_number(&mut ustar.uid, entry.owner.uid.into(), b"uid", &mut records);
-        put_number(&mut ustar.gid, entry.owner.gid.into(), b"gid", &mut records);
-        let size = if entry.kind == EntryKind::Regular {
-            entry.size
-        } else {
-            0
-        };
-        put_number(&mut ustar.size, size, b"size", &mut records);
-        put_time(&mut ustar.mtime, entry.mtime, &mut records);
-        let (kind, device) = kind_and_device(&entry.kind);
-        ustar.typeflag = [kind];
-        put_octal(&mut ustar.dev_major, device.0.into());
-        put_octal(&mut ustar.dev_minor, device.1.into());
-        if !records.is_empty() {
-            self.extended_header(&entry.path, &records)?;
-        }
-        header.set_cksum();
-        self.bytes(header.as_bytes())
+        self.bytes(&header_blocks(entry))
     }
 
     /// Writes the content of a regular file of `size` bytes from `source`, and its padding.
@@ -113,32 +79,6 @@ impl<'a> ArchiveWriter<'a> {
         self.out.flush()
     }
 
-    fn extended_header(&mut self, path: &[u8], records: &[u8]) -> io::Result<()> {
-        let base = path.strip_suffix(b"/").unwrap_or(path);
-        let base = base.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        let mut header = blank();
-        let ustar = ustar(&mut header);
-        let room = ustar.name.len() - PAX_NAME.len();
-        let name = [PAX_NAME, &base[..base.len().min(room)]].concat();
-        ustar.name[..name.len()].copy_from_slice(&name);
-        for field in [
-            &mut ustar.mode,
-            &mut ustar.uid,
-            &mut ustar.gid,
-            &mut ustar.dev_major,
-            &mut ustar.dev_minor,
-        ] {
-            put_octal(field, 0);
-        }
-        put_octal(&mut ustar.mtime, 0);
-        put_octal(&mut ustar.size, records.len() as u64);
-        ustar.typeflag = [b'x'];
-        header.set_cksum();
-        self.bytes(header.as_bytes())?;
-        self.bytes(records)?;
-        self.padding(records.len() as u64)
-    }
-
     fn padding(&mut self, size: u64) -> io::Result<()> {
         let missing = (size.next_multiple_of(BLOCK as u64) - size) as usize;
         self.bytes(&[0; BLOCK][..missing])
@@ -162,6 +102,73 @@ impl<'a> ArchiveWriter<'a> {
         self.filled = 0;
         Ok(())
     }
+}
+
+/// The header of `entry`, and before it an extended one where it needs that: whole blocks.
+pub fn header_blocks(entry: &Entry) -> Vec<u8> {
+    let mut records = Vec::new();
+    for (name, value) in &entry.xattrs {
+        let key = [b"SCHILY.xattr.", name.to_bytes()].concat();
+        pax::write_record(&mut records, &key, value);
+    }
+    let mut header = blank();
+    let ustar = ustar(&mut header);
+    put_path(ustar, &entry.path, &mut records);
+    let link = match &entry.kind {
+        EntryKind::HardLink(target) | EntryKind::Symlink(target) => target.as_slice(),
+        _ => b"",
+    };
+    match link.len() <= ustar.linkname.len() {
+        true => ustar.linkname[..link.len()].copy_from_slice(link),
+        false => pax::write_record(&mut records, b"linkpath", link),
+    }
+    put_octal(&mut ustar.mode, entry.mode.into());
+    put_number(&mut ustar.uid, entry.owner.uid.into(), b"uid", &mut records);
+    put_number(&mut ustar.gid, entry.owner.gid.into(), b"gid", &mut records);
+    let size = if entry.kind == EntryKind::Regular {
+        entry.size
+    } else {
+        0
+    };
+    put_number(&mut ustar.size, size, b"size", &mut records);
+    put_time(&mut ustar.mtime, entry.mtime, &mut records);
+    let (kind, device) = kind_and_device(&entry.kind);
+    ustar.typeflag = [kind];
+    put_octal(&mut ustar.dev_major, device.0.into());
+    put_octal(&mut ustar.dev_minor, device.1.into());
+    let mut blocks = Vec::with_capacity(BLOCK);
+    if !records.is_empty() {
+        extended_header(&entry.path, &records, &mut blocks);
+    }
+    header.set_cksum();
+    blocks.extend_from_slice(header.as_bytes());
+    blocks
+}
+
+fn extended_header(path: &[u8], records: &[u8], blocks: &mut Vec<u8>) {
+    let base = path.strip_suffix(b"/").unwrap_or(path);
+    let base = base.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let mut header = blank();
+    let ustar = ustar(&mut header);
+    let room = ustar.name.len() - PAX_NAME.len();
+    let name = [PAX_NAME, &base[..base.len().min(room)]].concat();
+    ustar.name[..name.len()].copy_from_slice(&name);
+    for field in [
+        &mut ustar.mode,
+        &mut ustar.uid,
+        &mut ustar.gid,
+        &mut ustar.dev_major,
+        &mut ustar.dev_minor,
+    ] {
+        put_octal(field, 0);
+    }
+    put_octal(&mut ustar.mtime, 0);
+    put_octal(&mut ustar.size, records.len() as u64);
+    ustar.typeflag = [b'x'];
+    header.set_cksum();
+    blocks.extend_from_slice(header.as_bytes());
+    blocks.extend_from_slice(records);
+    blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
 }
 
 /// A ustar header of zeros.

@@ -149,7 +149,7 @@ pub(super) fn run(arguments: Arguments, global: &GlobalOptions) -> Result<ExitCo
             recording::explain(&recorder, workshop.store);
         }
         let build = recorder.build();
-        tell::tell(&arguments, &built, &sent?, build.as_ref().map(BuildId::as_str))?;
+        tell::tell(&arguments, &built, sent?.as_ref(), build.as_ref().map(BuildId::as_str))?;
         unshared.map(|()| ExitCode::SUCCESS)
     })
 }
@@ -229,7 +229,7 @@ fn deliver(
     request: &BuildRequest,
     built: &Built,
     workshop: Workshop<'_>,
-) -> Result<Delivered, Failure> {
+) -> Result<Option<Delivered>, Failure> {
     let contexts: Vec<PathBuf> = request.contexts.values().cloned().collect();
     let delivery = Delivery {
         session,

@@ -15,7 +15,7 @@ use crate::pipeline::{Built, Shape};
 pub(super) fn tell(
     arguments: &Arguments,
     built: &Built,
-    delivered: &Delivered,
+    delivered: Option<&Delivered>,
     build: Option<&str>,
 ) -> Result<(), Failure> {
     if let Some(path) = &arguments.iidfile {
@@ -46,12 +46,20 @@ pub(super) fn tell(
 }
 
 /// In the words of buildx. What was not compressed has no manifest yet, and so no digest of one.
-fn metadata(arguments: &Arguments, built: &Built, delivered: &Delivered, build: Option<&str>) -> Map<String, Value> {
+fn metadata(
+    arguments: &Arguments,
+    built: &Built,
+    delivered: Option<&Delivered>,
+    build: Option<&str>,
+) -> Map<String, Value> {
     let mut metadata = Map::new();
     if let (Shape::Image, [only]) = (built.shape, built.images.as_slice()) {
-        metadata.insert("containerimage.config.digest".into(), json!(only.image.config_digest));
+        // As eStargz it has another where it went.
+        let config = delivered.and_then(|delivered| delivered.config);
+        let config = config.unwrap_or(only.image.config_digest);
+        metadata.insert("containerimage.config.digest".into(), json!(config));
     }
-    if let Some(descriptor) = &delivered.descriptor {
+    if let Some(Delivered { descriptor, .. }) = delivered {
         metadata.insert("containerimage.descriptor".into(), json!(descriptor));
         metadata.insert("containerimage.digest".into(), json!(descriptor.digest));
     }

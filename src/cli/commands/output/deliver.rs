@@ -10,7 +10,7 @@ use crate::cli::engine::{self, Found};
 use crate::cli::failure::{Failure, Fault};
 use crate::cli::output;
 use crate::cli::session::Session;
-use crate::export::{self, Compression, Form, NamedImage, Ownership};
+use crate::export::{self, Compression, Documents, Form, NamedImage, Ownership};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::pipeline::{self, Built, Naming, PlatformImage, Shape};
 use crate::progress::{Event, Progress};
@@ -29,23 +29,32 @@ pub(in crate::cli::commands) struct Delivery<'a> {
     pub(in crate::cli::commands) cancel: &'a Cancel,
 }
 
-/// Where a result went.
-#[derive(Default)]
+/// A result where it was written or pushed to.
 pub(in crate::cli::commands) struct Delivered {
-    /// Under which descriptor it was written or pushed, where it has one.
-    pub(in crate::cli::commands) descriptor: Option<Descriptor>,
+    /// What leads to it there.
+    pub(in crate::cli::commands) descriptor: Descriptor,
+    /// The configuration that it has there, its own or that of its first platform.
+    pub(in crate::cli::commands) config: Option<Digest>,
+}
+
+impl Delivered {
+    fn new(documents: &Documents) -> Self {
+        let first = documents.manifests().first();
+        Self {
+            descriptor: documents.top().0.clone(),
+            config: first.map(|(manifest, _)| manifest.value().config.digest),
+        }
+    }
 }
 
 impl Delivery<'_> {
-    /// Serves all outputs, one after the other.
-    pub(in crate::cli::commands) fn run(&self, outputs: &[Output]) -> Result<Delivered, Failure> {
-        let mut delivered = Delivered::default();
+    /// Serves all outputs, one after the other. What came of the last that has documents.
+    pub(in crate::cli::commands) fn run(&self, outputs: &[Output]) -> Result<Option<Delivered>, Failure> {
+        let mut delivered = None;
         for output in outputs {
             let job = Job { output, delivery: self };
             job.say_of_timestamps();
-            if let Some(descriptor) = job.write()? {
-                delivered.descriptor = Some(descriptor);
-            }
+            delivered = job.write()?.or(delivered);
         }
         Ok(delivered)
     }
@@ -91,8 +100,8 @@ impl Job<'_> {
         self.delivery.built.images.first().and_then(|image| image.epoch)
     }
 
-    /// The descriptor under which the result is where it was written to, where there is one.
-    fn write(&self) -> Result<Option<Descriptor>, Failure> {
+    /// What the result is where it was written to, where that has documents.
+    fn write(&self) -> Result<Option<Delivered>, Failure> {
         let Session { store, snapshotter, .. } = self.delivery.session;
         let built = self.delivery.built;
         let images = [NamedImage {
@@ -107,11 +116,11 @@ impl Job<'_> {
                 to_stream(to, |out| {
                     export::oci_archive(store, snapshotter, &images, form, epoch, out)
                 })?;
-                self.written_descriptor()
+                self.written().map(Some)
             }
             Kind::OciDirectory(path) => {
                 export::oci_directory(store, snapshotter, &images, form, path)?;
-                self.written_descriptor()
+                self.written().map(Some)
             }
             Kind::Docker(to) => {
                 let images = [NamedImage::new(
@@ -129,17 +138,17 @@ impl Job<'_> {
         }
     }
 
-    /// The descriptor that a layout's own index has of the result.
-    fn written_descriptor(&self) -> Result<Option<Descriptor>, Failure> {
+    /// The result as a layout's own index has it.
+    fn written(&self) -> Result<Delivered, Failure> {
         let Session { store, snapshotter, .. } = self.delivery.session;
         let built = self.delivery.built;
         let documents = export::documents(store, snapshotter, &built.id, &self.output.form)?;
-        let mut descriptor = documents.top().0.clone();
-        descriptor.annotations.extend(built.annotations.clone());
-        Ok(Some(descriptor))
+        let mut delivered = Delivered::new(&documents);
+        delivered.descriptor.annotations.extend(built.annotations.clone());
+        Ok(delivered)
     }
 
-    fn push(&self, by: PushBy, transport: Transport) -> Result<Option<Descriptor>, Failure> {
+    fn push(&self, by: PushBy, transport: Transport) -> Result<Option<Delivered>, Failure> {
         let Delivery {
             session,
             built,
@@ -157,7 +166,7 @@ impl Job<'_> {
         };
         let mut pushed = None;
         for name in self.names() {
-            pushed = Some(sender.send(built.id, name, by)?);
+            pushed = Some(Delivered::new(&sender.send(built.id, name, by)?));
         }
         Ok(pushed)
     }

@@ -342,6 +342,7 @@ fn form(fields: &mut Fields) -> Result<Form, String> {
 pub(super) fn check_dialect(form: &Form) -> Result<(), String> {
     let what = match (form.dialect, form.compression.map(CompressionOptions::kind)) {
         (Some(Dialect::Docker), Some(Compression::Zstd)) => "layers compressed with zstd",
+        (Some(Dialect::Docker), Some(Compression::EStargz)) => "layers as eStargz, which need annotations",
         (Some(Dialect::Docker), _) if !form.annotations.is_empty() => "annotations",
         _ => return Ok(()),
     };
@@ -405,8 +406,9 @@ pub(super) fn compression(
     let kind = match name {
         None | Some("gzip") => Compression::Gzip,
         Some("zstd") => Compression::Zstd,
+        Some("estargz") => Compression::EStargz,
         Some("uncompressed") => Compression::None,
-        Some(other) => return Err(format!("`{other}` is not one of gzip, zstd and uncompressed")),
+        Some(other) => return Err(format!("`{other}` is not one of gzip, zstd, estargz and uncompressed")),
     };
     let options = CompressionOptions::new(kind).with_existing(match force {
         Some(true) => Existing::Recompress,
@@ -541,6 +543,7 @@ mod tests {
             ("type=image,prefer-nondist-layers=true", "prefer-nondist-layers"),
             ("type=image,name=UPPER", "name=UPPER"),
             ("type=image,compression=zstd,oci-mediatypes=false", "zstd"),
+            ("type=image,compression=estargz,oci-mediatypes=false", "eStargz"),
             ("type=oci,oci-mediatypes=false,annotation.a=b", "annotations"),
             ("type=oci,annotation=b", "annotation"),
             ("type=oci,annotation-index[linux/amd64].a=b", "all platforms"),
