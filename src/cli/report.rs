@@ -23,6 +23,7 @@ pub(super) fn build_failure(source: &SourceFile<'_>, error: BuildError) -> Failu
         BuildError::Base(error) => error.into(),
         BuildError::Admission { lines, error } => admission_failure(source, lines, &error),
         BuildError::Export(error) => error.into(),
+        error @ BuildError::Generated { .. } => Failure::of(Fault::Build, &error),
         BuildError::Store(error) => error.into(),
         BuildError::Solve(error) => solve_failure(source, error),
     }
@@ -122,7 +123,9 @@ fn plan_failure(source: &SourceFile<'_>, errors: &PlanErrors) -> Failure {
 
 fn fault_of_problem(problem: &Problem) -> Fault {
     match problem {
-        Problem::BaseImage { source, .. } => cause_of::<PullError>(&**source).map_or(Fault::Build, fault_of_pull),
+        Problem::BaseImage { source, .. } | Problem::Generator { source, .. } => {
+            cause_of::<PullError>(&**source).map_or(Fault::Build, fault_of_pull)
+        }
         Problem::Remote { source } | Problem::EpochSource { source, .. } => {
             cause_of::<SourceError>(&**source).map_or(Fault::Build, fault_of_source)
         }
@@ -132,9 +135,10 @@ fn fault_of_problem(problem: &Problem) -> Fault {
 
 fn plan_error(source: &SourceFile<'_>, error: &PlanError) -> String {
     let hint = error.hint().or_else(|| match &error.problem {
-        Problem::BaseImage { source, .. } | Problem::Remote { source } | Problem::EpochSource { source, .. } => {
-            hint_of_source(&**source)
-        }
+        Problem::BaseImage { source, .. }
+        | Problem::Generator { source, .. }
+        | Problem::Remote { source }
+        | Problem::EpochSource { source, .. } => hint_of_source(&**source),
         _ => None,
     });
     let (title, notes) = title_and_notes(&with_causes(&error.problem));

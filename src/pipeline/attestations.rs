@@ -2,21 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::inventory::inventory;
 use super::platforms::Plans;
 use super::{BuildError, BuildRequest, Workshop, now};
-use crate::attest::sbom;
 use crate::attest::{BuildFacts, ConfigSource, ProvenanceOptions, SourceFile, image_purl, provenance};
-use crate::export::{Composed, LARGEST_PREDICATE};
-use crate::graph::{NetworkMode, Op, Remote, Source, VertexId};
-use crate::oci::attestation::SPDX;
-use crate::oci::{ChainId, Descriptor, Digest, Platform, Reference, Timestamp, media_type};
-use crate::planner::{ImageName, MainContext, NamedContext, NoCache, PlanOptions};
-use crate::progress::Event;
+use crate::export::Composed;
+use crate::graph::{NetworkMode, Remote, Source, VertexId};
+use crate::oci::{Descriptor, Digest, Platform, Timestamp, media_type};
+use crate::planner::{ImageName, MainContext, NamedContext, NoCache, PlanOptions, ScanOptions, Scans};
+use crate::solver::Solution;
 use crate::store::{Attestation, Predicate, SnapshotId, StoreError};
-
-/// How BuildKit's arguments begin that want stages and contexts scanned.
-const SCANS: &str = "BUILDKIT_SBOM_SCAN_";
 
 /// What is to be stated; nothing by default.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +46,8 @@ pub struct ProvenanceRequest {
 /// `--sbom`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SbomRequest {
+    /// Who looks for packages, and where.
+    pub scan: ScanOptions,
     /// What it is called beside exported files; `None` where it goes with images only.
     pub file: Option<String>,
 }
@@ -77,6 +73,9 @@ pub(super) struct Witness<'a> {
 pub(super) struct Subject<'a> {
     pub(super) plans: &'a Plans,
     pub(super) result: Option<VertexId>,
+    pub(super) scans: &'a Scans,
+    /// What is looked at for packages besides the result.
+    pub(super) scanned: &'a BTreeMap<VertexId, Solution>,
     pub(super) snapshot: Option<SnapshotId>,
     pub(super) platform: &'a Platform,
     pub(super) epoch: Option<i64>,
@@ -101,7 +100,7 @@ impl<'a> Witness<'a> {
         let asked = &self.request.attestations;
         let mut stated = Vec::new();
         if let Some(wanted) = &asked.sbom {
-            stated.push(self.sbom(wanted, subject)?);
+            stated.extend(self.sboms(wanted, subject)?);
         }
         if let Some(wanted) = &asked.provenance {
             stated.push(self.provenance(wanted, subject)?);
@@ -121,6 +120,7 @@ impl<'a> Witness<'a> {
                 name: asked.dockerfile.as_deref().unwrap_or("Dockerfile"),
                 content: &self.request.dockerfile,
             },
+            generated: subject.scans.generated,
             layers: self.layers(subject)?,
             vcs: asked.vcs.clone(),
             manifest_of: &|image| puller.manifest_of(&image.config),
@@ -133,90 +133,13 @@ impl<'a> Witness<'a> {
         self.predicate(kind, &content, wanted.file.clone(), subject)
     }
 
-    /// What is in the image.
-    fn sbom(&self, wanted: &SbomRequest, subject: &Subject<'_>) -> Result<Stated, BuildError> {
-        let Workshop {
-            store,
-            snapshotter,
-            progress,
-            ..
-        } = self.workshop;
-        let snapshot = self.files_of(subject)?;
-        if self.asks_for_more_scans() {
-            let message = "BUILDKIT_SBOM_SCAN_STAGE and BUILDKIT_SBOM_SCAN_CONTEXT do nothing here: the SBOM is of the result alone";
-            progress.report(Event::Warning {
-                message: message.to_owned(),
-            });
-        }
-        let inventory = inventory(store, snapshotter, snapshot, subject.composed.config.value())?;
-        for warning in &inventory.warnings {
-            let message = format!("the SBOM for {} is not whole: {warning}", subject.platform);
-            progress.report(Event::Warning { message });
-        }
-        let purls = self.names(subject);
-        let document = sbom::document(
-            &inventory,
-            &sbom::Subject {
-                name: self
-                    .request
-                    .names
-                    .first()
-                    .map_or_else(|| subject.platform.to_string(), Reference::familiar),
-                purls,
-                created: Timestamp::from_unix(subject.created),
-            },
-        );
-        if document.len() as u64 > LARGEST_PREDICATE {
-            let message = format!(
-                "the SBOM for {} has {} bytes; not every reader takes that much",
-                subject.platform,
-                document.len()
-            );
-            progress.report(Event::Warning { message });
-        }
-        Ok(self.predicate(SPDX, &document, wanted.file.clone(), subject)?)
-    }
-
-    /// Whether the build arguments or the Dockerfile want stages or the context scanned.
-    fn asks_for_more_scans(&self) -> bool {
-        let asks = |(name, value): (&String, &String)| name.starts_with(SCANS) && value != "false";
-        let BuildRequest { dockerfile, plan, .. } = self.request;
-        let mut pieces = dockerfile.windows(SCANS.len());
-        plan.build_args.iter().any(asks) || pieces.any(|piece| piece == SCANS.as_bytes())
-    }
-
-    /// The image's files. An image that adds nothing to its base may not have been unpacked.
-    fn files_of(&self, subject: &Subject<'_>) -> Result<Option<SnapshotId>, BuildError> {
-        let Workshop {
-            store,
-            puller,
-            snapshotter,
-            progress,
-            cancel,
-            ..
-        } = self.workshop;
-        if subject.snapshot.is_some() {
-            return Ok(subject.snapshot);
-        }
-        let Some(chain) = ChainId::of(&subject.composed.config.value().rootfs.diff_ids) else {
-            return Ok(None);
-        };
-        if let Some(snapshot) = store.snapshot_of_chain(chain)? {
-            return Ok(Some(snapshot));
-        }
-        match subject.result.map(|result| &subject.plans.graph[result].op) {
-            Some(Op::Source(Source::Image(image))) => Ok(puller.ensure_layers(snapshotter, image, progress, cancel)?),
-            _ => Ok(None),
-        }
-    }
-
-    fn names(&self, subject: &Subject<'_>) -> Vec<String> {
+    pub(super) fn names(&self, subject: &Subject<'_>) -> Vec<String> {
         let names = self.request.names.iter();
         names.map(|name| image_purl(name, subject.platform)).collect()
     }
 
     /// Keeps a predicate in the store.
-    fn predicate(
+    pub(super) fn predicate(
         &self,
         kind: &str,
         content: &[u8],

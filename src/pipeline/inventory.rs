@@ -3,11 +3,11 @@
 use super::BuildError;
 use crate::attest::sbom::{self, Inventory, LayerFiles};
 use crate::export::ExportError;
-use crate::oci::ImageConfig;
+use crate::oci::DiffId;
 use crate::snapshot::{Rootfs, Snapshotter};
 use crate::store::{Kinship, SnapshotId, SnapshotRecord, Store, StoreError};
 
-/// The packages of the image with this configuration, whose files are `snapshot` with all below it.
+/// The packages in `snapshot` with all below it, which are the layers `diff_ids`, lowest first, as far as these are known.
 ///
 /// # Errors
 /// A snapshot that is gone; what is broken in the image is not an error.
@@ -15,18 +15,21 @@ pub fn inventory(
     store: &Store,
     snapshotter: &Snapshotter,
     snapshot: Option<SnapshotId>,
-    config: &ImageConfig,
+    diff_ids: &[DiffId],
 ) -> Result<Inventory, BuildError> {
     let view = snapshotter.view(snapshot).map_err(ExportError::from)?;
-    let layers = match snapshot {
-        Some(snapshot) => layer_files(store, snapshot, config)?,
-        None => Vec::new(),
-    };
-    Ok(sbom::scan(&view, &layers))
+    Ok(sbom::scan(&view, &layers(store, snapshot, diff_ids)?))
 }
 
 /// What each layer changed, where it is unpacked.
-fn layer_files(store: &Store, snapshot: SnapshotId, config: &ImageConfig) -> Result<Vec<LayerFiles>, StoreError> {
+pub(super) fn layers(
+    store: &Store,
+    snapshot: Option<SnapshotId>,
+    diff_ids: &[DiffId],
+) -> Result<Vec<LayerFiles>, StoreError> {
+    let Some(snapshot) = snapshot else {
+        return Ok(Vec::new());
+    };
     let mut layers: Vec<Vec<SnapshotRecord>> = Vec::new();
     for record in store.ancestry(snapshot)? {
         match (record.kinship, layers.last_mut()) {
@@ -35,14 +38,9 @@ fn layer_files(store: &Store, snapshot: SnapshotId, config: &ImageConfig) -> Res
         }
     }
     let open = |record: &SnapshotRecord| Rootfs::open_host_directory(&record.fs).ok();
-    let files = config
-        .rootfs
-        .diff_ids
-        .iter()
-        .zip(&layers)
-        .map(|(layer, records)| LayerFiles {
-            layer: *layer,
-            directories: records.iter().filter_map(open).collect(),
-        });
+    let files = diff_ids.iter().zip(&layers).map(|(layer, records)| LayerFiles {
+        layer: *layer,
+        directories: records.iter().filter_map(open).collect(),
+    });
     Ok(files.collect())
 }

@@ -17,6 +17,7 @@ mod layouts;
 mod pin;
 mod platforms;
 mod remote;
+mod sboms;
 mod sources;
 mod statements;
 mod verify;
@@ -38,6 +39,7 @@ use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
+use crate::attest::sbom::GeneratedError;
 use crate::cache::remote::{Remotes, inline};
 use crate::cache::{Cache, CacheKey};
 use crate::cancel::Cancel;
@@ -206,6 +208,15 @@ pub enum BuildError {
     /// The base image cannot be fetched, whose packages were asked for.
     #[error(transparent)]
     Base(#[from] PullError),
+    /// What a generator wrote is no SBOM.
+    #[error("the generator `{generator}` made no SBOM of it")]
+    Generated {
+        /// The generator.
+        generator: Box<Reference>,
+        /// What is wrong.
+        #[source]
+        source: GeneratedError,
+    },
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -231,7 +242,8 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
             cache_mounts: request.cache_mounts,
         };
         let targets: Vec<VertexId> = plans.results().collect();
-        solver::solve(&plans.graph, &targets, services, options)
+        let scanned: Vec<VertexId> = plans.scanned().collect();
+        solver::solve(&plans.graph, &targets, &scanned, services, options)
     })?;
     // What sends layers digests them, too.
     if let Some(layers) = workshop.layers {
@@ -241,7 +253,12 @@ pub fn build(request: &BuildRequest, workshop: Workshop<'_>) -> Result<Built, Bu
     let mut images = Vec::with_capacity(plans.images.len());
     for image in std::mem::take(&mut plans.images) {
         let (solution, keys) = image.result.and_then(|_| results.next()).unwrap_or_default();
-        images.push(make_image(image, solution, &keys, &plans, &witness)?);
+        let evidence = Evidence {
+            plans: &plans,
+            scanned: &solved.besides,
+            witness: &witness,
+        };
+        images.push(make_image(image, solution, &keys, evidence)?);
     }
     let (id, annotations) = name(request, &images, workshop.store)?;
     workshop.store.sync()?;
@@ -323,14 +340,27 @@ fn with_plans<T>(
     Ok((plans, done?))
 }
 
+/// What is known of a build that statements are made from.
+#[derive(Clone, Copy)]
+struct Evidence<'a> {
+    plans: &'a Plans,
+    /// What is looked at for packages besides the results.
+    scanned: &'a BTreeMap<VertexId, Solution>,
+    witness: &'a Witness<'a>,
+}
+
 /// One platform's image, without a name. `keys` are those of its own layers.
 fn make_image(
     planned: PlannedImage,
     solution: Solution,
     keys: &[CacheKey],
-    plans: &Plans,
-    witness: &Witness<'_>,
+    evidence: Evidence<'_>,
 ) -> Result<PlatformImage, BuildError> {
+    let Evidence {
+        plans,
+        scanned,
+        witness,
+    } = evidence;
     let Witness { request, workshop, .. } = *witness;
     let PlannedImage {
         platform,
@@ -338,6 +368,7 @@ fn make_image(
         mut config,
         own_history,
         epoch,
+        scans,
     } = planned;
     let Workshop { store, snapshotter, .. } = workshop;
     // Who finds an inline cache looks for the layers of steps.
@@ -374,6 +405,8 @@ fn make_image(
     let stated = witness.state(&attestations::Subject {
         plans,
         result,
+        scans: &scans,
+        scanned,
         snapshot: solution.snapshot,
         platform: &platform,
         epoch,

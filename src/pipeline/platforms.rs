@@ -14,7 +14,7 @@ use crate::oci::{ImageConfig, Platform};
 use crate::parser::Dockerfile;
 use crate::planner::{
     self, BuildPlan, IgnoredPaths, ImageRequest, ImageResolver, PlanErrors, PlanOptions, PlatformNames, ResolveError,
-    ResolvedBase, Warning,
+    ResolvedBase, Scans, Warning,
 };
 
 /// What a build is to make.
@@ -32,6 +32,12 @@ impl Plans {
     pub(super) fn results(&self) -> impl Iterator<Item = VertexId> {
         self.images.iter().filter_map(|image| image.result)
     }
+
+    /// The vertices whose results are looked at for packages, or are what was found.
+    pub(super) fn scanned(&self) -> impl Iterator<Item = VertexId> {
+        let scans = self.images.iter().map(|image| &image.scans);
+        scans.flat_map(|scans| scans.generated.into_iter().chain(scans.extras.values().copied()))
+    }
 }
 
 /// The image of one platform.
@@ -45,6 +51,8 @@ pub(super) struct PlannedImage {
     pub(super) own_history: usize,
     /// `SOURCE_DATE_EPOCH`, seconds since 1970.
     pub(super) epoch: Option<i64>,
+    /// What is looked at for packages.
+    pub(super) scans: Scans,
 }
 
 /// Plans all platforms at the same time: each asks registries on its own.
@@ -85,6 +93,12 @@ pub(super) fn plan(
             config: plan.config,
             own_history: plan.own_history,
             epoch: plan.epoch,
+            scans: Scans {
+                generated: plan.scans.generated.map(|id| places[id.index()]),
+                extras: (plan.scans.extras.into_iter())
+                    .map(|(name, id)| (name, places[id.index()]))
+                    .collect(),
+            },
         });
         for warning in plan.warnings {
             if !merged.warnings.contains(&warning) {
@@ -103,6 +117,7 @@ fn options(request: &BuildRequest, ignored: IgnoredPaths) -> Vec<PlanOptions> {
             super::Shape::Index => PlatformNames::Shown,
         },
         ignored,
+        scan: request.attestations.sbom.as_ref().map(|sbom| sbom.scan.clone()),
         ..request.plan.clone()
     };
     if request.platforms.is_empty() {

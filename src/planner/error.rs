@@ -169,6 +169,21 @@ pub enum Problem {
         #[source]
         source: ResolveError,
     },
+    /// The image that looks for packages could not be found or read.
+    #[error("the generator of SBOMs `{}` cannot be used", name.familiar())]
+    Generator {
+        /// The image.
+        name: Box<ImageName>,
+        /// Why.
+        #[source]
+        source: ResolveError,
+    },
+    /// The image that looks for packages starts nothing.
+    #[error("the image `{image}` generates no SBOM: it has neither ENTRYPOINT nor CMD")]
+    GeneratorCommand {
+        /// The image.
+        image: String,
+    },
     /// What to copy from is empty after its variables were replaced.
     #[error("{place} is empty: `{text}` has no value here")]
     EmptySource {

@@ -47,8 +47,8 @@ pub struct ImageRequest {
     pub name: ImageName,
     /// For which platform.
     pub platform: Platform,
-    /// Where the Dockerfile names it first.
-    pub span: Span,
+    /// Where the Dockerfile names it first; `None` for one that the command line names: the generator of SBOMs.
+    pub span: Option<Span>,
 }
 
 /// An image that was found.
@@ -84,6 +84,18 @@ pub trait ImageResolver {
     }
 }
 
+fn not_found(request: &ImageRequest, similar: Option<String>, source: ResolveError) -> PlanError {
+    let name = Box::new(request.name.clone());
+    let problem = match request.span {
+        Some(_) => Problem::BaseImage { name, similar, source },
+        None => Problem::Generator { name, source },
+    };
+    PlanError {
+        problem,
+        span: request.span,
+    }
+}
+
 /// The images of a plan.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Images {
@@ -95,7 +107,7 @@ pub(super) struct Images {
 
 impl Images {
     /// Notes that an image is needed.
-    pub(super) fn request(&mut self, name: &ImageName, platform: &Platform, span: Span) {
+    pub(super) fn request(&mut self, name: &ImageName, platform: &Platform, span: Option<Span>) {
         if self.known.insert((name.clone(), platform.clone())) {
             self.requests.push(ImageRequest {
                 name: name.clone(),
@@ -123,18 +135,13 @@ impl Images {
                     let key = (request.name.clone(), request.platform.clone());
                     self.found.insert(key, base);
                 }
-                Err(source) if purpose.needs_bases() => report.error(PlanError {
-                    problem: Problem::BaseImage {
-                        name: Box::new(request.name.clone()),
-                        similar: similar(&request.name),
-                        source,
-                    },
-                    span: Some(request.span),
-                }),
+                Err(source) if purpose.needs_bases() => {
+                    report.error(not_found(request, similar(&request.name), source))
+                }
                 Err(source) => {
                     let message = format!("image `{}` is not known: {source}", request.name.familiar());
                     let hint = "checks that depend on its configuration are silent";
-                    report.warn(message, Some(request.span), Some(hint.to_owned()));
+                    report.warn(message, request.span, Some(hint.to_owned()));
                 }
             }
         }

@@ -27,6 +27,7 @@ mod platforms;
 mod ports;
 mod purpose;
 mod report;
+mod scan;
 mod scope;
 mod signal;
 mod sources;
@@ -43,6 +44,7 @@ pub use outline::{Outline, OutlinedArg, OutlinedMount};
 pub use platforms::PlatformNames;
 pub use purpose::{IgnoredPaths, Purpose};
 pub use report::Warning;
+pub use scan::{CORE, GENERATED, Generator, ScanOptions, Scans, extra_name};
 
 use crate::graph::{Graph, VertexId};
 use crate::oci::{ImageConfig, Timestamp};
@@ -71,6 +73,8 @@ pub struct BuildPlan {
     /// What is allowed but likely a mistake, in the order of the source: the violations that the parser saw, as far as
     /// the file's `# check=` does not silence them, and those that need a scope.
     pub warnings: Vec<Warning>,
+    /// What is looked at for packages, where `options.scan` asks for it.
+    pub scans: Scans,
     /// What the target takes; empty where the plan was not made for [`Purpose::Outline`].
     pub outline: Outline,
 }
@@ -114,8 +118,12 @@ pub fn plan(
         sources = gathering.gather(target);
         sources.resolve(resolver);
     }
-    let Lowered { state, graph, recorder } =
-        Lowering::new(options, &globals, &stages, needed, sources, &mut report).lower(target);
+    let Lowered {
+        state,
+        graph,
+        scans,
+        recorder,
+    } = Lowering::new(options, &globals, &stages, needed, sources, &mut report).lower(target);
     checks::unused_build_args(dockerfile, options, &globals, &mut report);
     let escape = report.escape;
     let (state, warnings) = report.finish(state)?;
@@ -136,6 +144,7 @@ pub fn plan(
         config,
         epoch: globals.epoch,
         warnings,
+        scans,
         outline,
     })
 }

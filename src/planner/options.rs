@@ -8,6 +8,7 @@ use crate::oci::Platform;
 use super::images::ImageName;
 use super::platforms::PlatformNames;
 use super::purpose::{IgnoredPaths, Purpose};
+use super::scan::ScanOptions;
 
 /// What the command line says about a plan.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct PlanOptions {
     pub purpose: Purpose,
     /// What the main context's ignore file leaves out.
     pub ignored: IgnoredPaths,
+    /// Who looks for packages; `None` where nobody does.
+    pub scan: Option<ScanOptions>,
 }
 
 impl Default for PlanOptions {
@@ -69,6 +72,7 @@ impl Default for PlanOptions {
             confinement: Confinement::Required,
             purpose: Purpose::Build,
             ignored: IgnoredPaths::default(),
+            scan: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
+use crate::oci::Platform;
 use crate::parser::{
     Diagnostic, Instruction, InstructionKind, Run, Span, TransferSource, Word, mount_from, parse_onbuild,
 };
@@ -13,6 +14,7 @@ use super::environment::Environment;
 use super::error::{At, PlanError, Problem};
 use super::globals::Globals;
 use super::images::{ImageName, ImageResolver, Images};
+use super::options::PlanOptions;
 use super::report::Report;
 use super::scope::{Scopes, source_name};
 use super::stages::{Origin, StageTable};
@@ -110,6 +112,10 @@ pub(super) fn collect<'a>(
     for stage in wanted {
         collector.need(Origin::Stage(*stage), Span::default());
     }
+    if let Some(generator) = generator_of(collector.stages.options()) {
+        let (name, platform) = generator;
+        collector.needed.images.request(&name, platform, None);
+    }
     // Triggers come from images that are resolved, and name images that are not: at most one round for each stage.
     loop {
         let table = &*collector.stages;
@@ -128,6 +134,13 @@ pub(super) fn collect<'a>(
     }
 }
 
+/// The image that looks for packages, and what it runs on.
+fn generator_of(options: &PlanOptions) -> Option<(ImageName, &Platform)> {
+    let generator = options.scan.as_ref()?.generator.as_ref()?;
+    let name = ImageName::Reference(generator.image.clone());
+    Some((name, &options.build_platform))
+}
+
 struct Collector<'c, 'a> {
     stages: &'c mut StageTable<'a>,
     needed: Needed<'a>,
@@ -144,7 +157,9 @@ impl<'a> Collector<'_, 'a> {
         while let Some((origin, span)) = open.pop_front() {
             match origin {
                 Origin::Scratch | Origin::Context(_) | Origin::Remote(_) => {}
-                Origin::Image(reference, platform) => self.needed.images.request(&reference, &platform, span),
+                Origin::Image(reference, platform) => {
+                    self.needed.images.request(&reference, &platform, Some(span));
+                }
                 Origin::Stage(index) if self.needed.stages[index].is_some() => {}
                 Origin::Stage(index) => open.extend(self.enter(index)),
             }

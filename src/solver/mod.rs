@@ -108,6 +108,8 @@ pub enum CacheMountState {
 pub struct Solved {
     /// What each target is, in their order.
     pub results: Vec<Solution>,
+    /// What each vertex is that was computed besides.
+    pub besides: BTreeMap<VertexId, Solution>,
     /// By which key the result of each step is known whose layer each target has: that of the lowest one first.
     pub keys: Vec<Vec<CacheKey>>,
     /// What became of each step that is shown, in the order of the graph.
@@ -140,19 +142,22 @@ pub struct StepReport {
     pub snapshot: Option<SnapshotId>,
 }
 
-/// Computes `targets`, all at once: what several of them are made of is computed once.
+/// Computes `targets`, all at once: what several of them are made of is computed once. What is computed `besides` is no
+/// layer of anything.
 ///
 /// # Errors
 /// The first step that failed, with its place; [`SolveError::Cancelled`] when the token was set from outside.
 pub fn solve(
     graph: &Graph,
     targets: &[VertexId],
+    besides: &[VertexId],
     services: Services<'_>,
     options: SolveOptions,
 ) -> Result<Solved, SolveError> {
-    let keys = Keys::compute(graph, targets, services)?;
+    let all = [targets, besides].concat();
+    let keys = Keys::compute(graph, &all, services)?;
     let remote = Remote::new(services);
-    let decisions = lookup::decide(graph, targets, &keys, services.cache, services.store, Some(&remote))?;
+    let decisions = lookup::decide(graph, &all, &keys, services.cache, services.store, Some(&remote))?;
     let known = report_known(graph, &keys, &decisions, services.progress);
     warn_of_foreign_steps(graph, &decisions, services.progress);
     let mut run = schedule::run(graph, targets, &keys, decisions, &remote, services, options)?;
@@ -173,6 +178,7 @@ pub fn solve(
     };
     Ok(Solved {
         results,
+        besides: besides.iter().map(|id| (*id, result(id))).collect(),
         keys: targets.iter().map(keys_of).collect(),
         steps: steps.into_iter().map(|(_, report)| report).collect(),
         unshared: run.unshared,

@@ -234,10 +234,6 @@ fn an_image_that_adds_nothing_to_its_base_has_a_document() {
             .statement("https://slsa.dev/provenance/v1")
             .is_some()
     );
-    project
-        .build("--sbom=generator=some/image -o type=oci,dest=out,tar=false .")
-        .exits(2)
-        .says("leave the key out");
 }
 
 #[test]
@@ -307,10 +303,7 @@ fn an_sbom_is_shown_stated_or_made() {
 fn exported_files_have_statements_beside_them() {
     let project = project();
     let flags = "--sbom --provenance=mode=max";
-    project
-        .build(&format!("{flags} --build-arg BUILDKIT_SBOM_SCAN_STAGE=true -o out ."))
-        .succeeds()
-        .says("BUILDKIT_SBOM_SCAN");
+    project.build(&format!("{flags} -o out .")).succeeds();
     let read = |path: &str| -> Value {
         serde_json::from_slice(&std::fs::read(project.directory().join(path)).unwrap()).unwrap()
     };

@@ -29,6 +29,7 @@ mod explain_a_build;
 mod fetch_single_files;
 mod fill_the_disk;
 mod format_a_dockerfile;
+mod generate_sboms;
 mod give_arguments;
 mod hold_to_schemas;
 mod in_an_unprivileged_pod;

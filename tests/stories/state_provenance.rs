@@ -29,12 +29,18 @@ impl<'a> Layout<'a> {
 
     /// What is stated of the first image, by predicate type; each statement is checked to be about it.
     pub fn statement(&self, kind: &str) -> Option<Value> {
+        self.statements(kind).into_iter().next()
+    }
+
+    /// All that is stated of the first image, by predicate type.
+    pub fn statements(&self, kind: &str) -> Vec<Value> {
         let index = self.top();
         let image = index["manifests"][0]["digest"].clone();
-        let manifests = index["manifests"].as_array()?;
-        let about = manifests
-            .iter()
-            .find(|listed| listed["annotations"]["vnd.docker.reference.digest"] == image)?;
+        let manifests = index["manifests"].as_array().cloned().unwrap_or_default();
+        let is_about = |listed: &&Value| listed["annotations"]["vnd.docker.reference.digest"] == image;
+        let Some(about) = manifests.iter().find(is_about) else {
+            return Vec::new();
+        };
         assert_eq!(
             about["annotations"]["vnd.docker.reference.type"],
             "attestation-manifest"
@@ -42,17 +48,18 @@ impl<'a> Layout<'a> {
         assert_eq!(about["platform"]["os"], "unknown");
         let manifest = self.blob(&about["digest"]);
         assert_eq!(manifest["subject"]["digest"], image);
-        let layers = manifest["layers"].as_array()?;
-        let layer = layers
-            .iter()
-            .find(|layer| layer["annotations"]["in-toto.io/predicate-type"] == kind)?;
-        assert_eq!(layer["mediaType"], "application/vnd.in-toto+json");
-        let statement = self.blob(&layer["digest"]);
-        assert_eq!(statement["predicateType"], kind);
-        assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
-        let own = image.as_str()?.strip_prefix("sha256:")?;
-        assert_eq!(statement["subject"][0]["digest"]["sha256"], own);
-        Some(statement)
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        let layers = layers.filter(|layer| layer["annotations"]["in-toto.io/predicate-type"] == kind);
+        let statement = |layer: &Value| {
+            assert_eq!(layer["mediaType"], "application/vnd.in-toto+json");
+            let statement = self.blob(&layer["digest"]);
+            assert_eq!(statement["predicateType"], kind);
+            assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+            let own = image.as_str().unwrap().strip_prefix("sha256:").unwrap();
+            assert_eq!(statement["subject"][0]["digest"]["sha256"], own);
+            statement
+        };
+        layers.map(statement).collect()
     }
 }
 

@@ -97,6 +97,8 @@ pub struct BuildFacts<'a> {
     pub args: BTreeMap<String, String>,
     /// The Dockerfile.
     pub dockerfile: SourceFile<'a>,
+    /// The vertex of a generator of SBOMs: its image came from outside, too.
+    pub generated: Option<VertexId>,
     /// The image's layers, uncompressed, lowest first.
     pub layers: Vec<Descriptor>,
     /// The revision that a context directory is of: `source`, `revision`.
@@ -272,7 +274,7 @@ fn request(facts: &BuildFacts<'_>, options: &ProvenanceOptions, steps: &Steps<'_
 /// What came from outside, by its content.
 fn dependencies(facts: &BuildFacts<'_>, steps: &Steps<'_>) -> Vec<Value> {
     let mut found: Vec<Value> = Vec::new();
-    for source in steps.sources() {
+    for source in steps.sources().chain(steps.sources_besides()) {
         let dependency = match source {
             Source::Local(_) => continue,
             Source::Image(image) => image_dependency(image, (facts.manifest_of)(image)),

@@ -19,17 +19,33 @@ pub(super) struct Steps<'a> {
     vertices: Vec<(VertexId, &'a Vertex)>,
 }
 
+fn reachable(facts: &BuildFacts<'_>, from: Option<VertexId>) -> BTreeSet<VertexId> {
+    let mut found = BTreeSet::new();
+    let mut pending: Vec<VertexId> = from.into_iter().collect();
+    while let Some(id) = pending.pop() {
+        if found.insert(id) {
+            pending.extend(&facts.graph[id].inputs);
+        }
+    }
+    found
+}
+
 impl<'a> Steps<'a> {
     pub(super) fn of(facts: &'a BuildFacts<'a>) -> Self {
-        let mut needed = BTreeSet::new();
-        let mut pending: Vec<VertexId> = facts.result.into_iter().collect();
-        while let Some(id) = pending.pop() {
-            if needed.insert(id) {
-                pending.extend(&facts.graph[id].inputs);
-            }
-        }
+        let needed = reachable(facts, facts.result);
         let vertices = needed.into_iter().map(|id| (id, &facts.graph[id])).collect();
         Self { facts, vertices }
+    }
+
+    /// What was used, and nothing of it is in the image.
+    pub(super) fn sources_besides(&self) -> impl Iterator<Item = &'a Source> {
+        let facts = self.facts;
+        reachable(facts, facts.generated)
+            .into_iter()
+            .filter_map(|id| match &facts.graph[id].op {
+                Op::Source(source) => Some(source),
+                _ => None,
+            })
     }
 
     pub(super) fn sources(&self) -> impl Iterator<Item = &'a Source> {

@@ -1,7 +1,7 @@
 //! Which packages are in an image: what package databases, installed packages and lock files in it say.
 //!
 //! `find` walks the files, the ecosystems' own files read what was found, `layers` says which layer brought it, `files`
-//! looks at what packages own, `spdx` writes it down. Everything read is an image's: bounded, and never executed.
+//! looks at what packages own, `spdx` writes it down; `generated` reads what others wrote down. Everything read is an image's: bounded, and never executed.
 
 mod apk;
 mod cargo;
@@ -9,6 +9,7 @@ mod dpkg;
 mod elf;
 mod files;
 mod find;
+mod generated;
 mod go;
 mod layers;
 mod license;
@@ -27,6 +28,7 @@ use crate::oci::DiffId;
 use crate::snapshot::{ContainerPath, Rootfs, RootfsError};
 
 use find::Found;
+pub use generated::{Generated, GeneratedDocument, GeneratedError, generated};
 pub use layers::LayerFiles;
 use package::{Kind, Package};
 pub use spdx::{Subject, document};

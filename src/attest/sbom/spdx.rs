@@ -62,7 +62,7 @@ pub fn document(inventory: &Inventory, subject: &Subject) -> Vec<u8> {
         "name": subject.name,
         "creationInfo": {
             "created": subject.created,
-            "creators": [format!("Tool: builder-{}", env!("CARGO_PKG_VERSION"))],
+            "creators": [tool()],
         },
         "packages": packages,
         "relationships": relationships,
@@ -82,6 +82,11 @@ pub fn document(inventory: &Inventory, subject: &Subject) -> Vec<u8> {
     let content = Digest::of(document.to_string().as_bytes());
     document["documentNamespace"] = json!(format!("{NAMESPACE}-{}", content.hex()));
     document.to_string().into_bytes()
+}
+
+/// Who makes documents, in SPDX's form.
+pub(super) fn tool() -> String {
+    format!("Tool: builder-{}", env!("CARGO_PKG_VERSION"))
 }
 
 fn relation(from: &str, kind: &str, to: &str) -> Value {

@@ -102,7 +102,7 @@ fn made(session: &Session, arguments: &Arguments, cancel: &Cancel) -> Result<Val
     let image = found.ok_or_else(gone)?;
     let snapshot = puller.ensure_image_layers(&session.snapshotter, &image, &*progress, cancel)?;
     let config = image.config.value();
-    let inventory = pipeline::inventory(&session.store, &session.snapshotter, snapshot, config)
+    let inventory = pipeline::inventory(&session.store, &session.snapshotter, snapshot, &config.rootfs.diff_ids)
         .map_err(|error| Failure::of(Fault::Environment, &error))?;
     for warning in &inventory.warnings {
         let message = format!("the SBOM is not whole: {warning}");
@@ -170,8 +170,17 @@ pub(super) fn statements_about(
     Ok(pull::statements(&session.client(cancel), &reference, &wanted)?)
 }
 
-/// The statements of one kind as buildx shows them: `{"SPDX": document}`, `{"SLSA": document}`; nothing without any.
+/// The statements of one kind as buildx shows them: `{"SPDX": document}`, `{"SLSA": document}`; nothing without any. Where
+/// there are several, the others are `AdditionalSPDXs`.
 pub(super) fn by_kind(statements: &[Statement], name: &str, kind: &str) -> Value {
-    let found = statements.iter().find(|statement| statement.kind.starts_with(kind));
-    found.map_or(Value::Null, |statement| json!({ name: statement.predicate }))
+    let mut found = statements.iter().filter(|statement| statement.kind.starts_with(kind));
+    let Some(first) = found.next() else {
+        return Value::Null;
+    };
+    let mut shown = json!({ name: first.predicate });
+    let others: Vec<&Value> = found.map(|statement| &statement.predicate).collect();
+    if !others.is_empty() {
+        shown[format!("Additional{name}s")] = json!(others);
+    }
+    shown
 }

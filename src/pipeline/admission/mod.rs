@@ -63,6 +63,9 @@ pub enum AdmissionError {
         /// The command that pins it.
         command: String,
     },
+    /// The command line names it without a digest, and must not.
+    #[error("`{0}` is not pinned")]
+    NotPinned(Box<Reference>),
     /// It is not signed as it must be.
     #[error("`{image}` must be signed, as the configuration has it")]
     Signature {
@@ -96,6 +99,9 @@ impl AdmissionError {
             AdmissionError::NotLocked { command, .. } => {
                 Some(format!("`{command}` looks it up and pins it; commit the file"))
             }
+            AdmissionError::NotPinned(image) => Some(format!(
+                "lock files pin what Dockerfiles name; name this one with its digest: `{image}@sha256:…`"
+            )),
             AdmissionError::Pinned { command, .. } => {
                 Some(format!("where it is gone for good, `{command}` pins what there is now"))
             }
@@ -230,6 +236,12 @@ impl<'a> Door<'a> {
     fn admit_image(&self, request: &ImageRequest) -> Result<(ImageRequest, Option<(Name, Pin)>), AdmissionError> {
         let mut name = self.admission.image(&request.name)?;
         let pinned = match &mut name {
+            ImageName::Reference(reference) if reference.digest().is_none() && request.span.is_none() => {
+                if self.pins.strictness == Strictness::Locked {
+                    return Err(AdmissionError::NotPinned(Box::new(reference.clone())));
+                }
+                None
+            }
             ImageName::Reference(reference) if reference.digest().is_none() => {
                 let found = self.pin(Name::Image(reference.to_string()))?;
                 if let Some((_, Pin::Digest(digest))) = &found {

@@ -113,7 +113,7 @@ impl Lowering<'_, '_> {
 
     /// The proxies that build arguments name, each in capital and in small letters, because programs look for either.
     /// Where both are given, the one in small letters counts.
-    fn proxies(&self) -> Vec<String> {
+    pub(super) fn proxies(&self) -> Vec<String> {
         let given = |proxy: &str| {
             let matches = |(name, _): &(&String, &String)| name.eq_ignore_ascii_case(proxy);
             let last = self.globals.build_args.iter().rfind(matches);

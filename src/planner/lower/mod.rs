@@ -5,6 +5,7 @@ mod config;
 mod exec;
 mod mounts;
 mod remote;
+mod scan;
 mod state;
 mod transfer;
 mod variables;
@@ -26,6 +27,7 @@ use super::outline::Recorder;
 use super::platforms::PlatformNames;
 use super::purpose::Purpose;
 use super::report::{Report, Violation};
+use super::scan::Scans;
 use super::sources::Sources;
 use super::stages::{MOST_CANDIDATES, Origin, StageTable};
 use super::steps::{Needed, Step};
@@ -38,7 +40,7 @@ pub(super) use state::StageState;
 const MAIN_CONTEXT: &str = "context";
 
 /// Arguments that are no variables of commands.
-const NOT_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+const NOT_VARIABLES: [&str; 2] = [scan::SCAN_CONTEXT, scan::SCAN_STAGE];
 
 /// The work, and what it has made so far.
 pub(super) struct Lowering<'p, 'a> {
@@ -61,6 +63,8 @@ pub(super) struct Lowered {
     pub(super) state: Option<StageState>,
     /// The operations.
     pub(super) graph: Graph,
+    /// What is looked at for packages.
+    pub(super) scans: Scans,
     /// What was noted of the stages, for an outline.
     pub(super) recorder: Recorder,
 }
@@ -104,7 +108,10 @@ impl<'p, 'a> Lowering<'p, 'a> {
             self.stage = index;
             self.states[index] = self.stage(index, &steps);
         }
+        let scans = self.scans(target);
+        let scans = scans.map_err(|problem| PlanError { problem, span: None });
         Lowered {
+            scans: self.report.take(scans).unwrap_or_default(),
             state: self.states[target].take(),
             graph: self.graph,
             recorder: self.recorder,
@@ -163,7 +170,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
                 numbering.count_base();
                 let mut state = StageState::of_nothing(platform)?;
                 let label = numbering.label(&format!("FROM {context}"), None);
-                state.file_system = Some(self.whole_context(&context, label, entry.stage.lines)?);
+                state.file_system = Some(self.whole_context(&context, label, Some(entry.stage.lines))?);
                 let created_by = "COPY / / # buildkit".to_owned();
                 state
                     .config
@@ -260,7 +267,7 @@ impl<'p, 'a> Lowering<'p, 'a> {
     }
 
     /// A directory of the user's as a file system to build on: all of it, copied.
-    fn whole_context(&mut self, name: &str, label: String, lines: (usize, usize)) -> Result<VertexId, Problem> {
+    fn whole_context(&mut self, name: &str, label: String, lines: Option<(usize, usize)>) -> Result<VertexId, Problem> {
         self.needed.budget.vertex()?;
         let context = self.context(name);
         let copy = FileAction::Copy(CopyAction {
@@ -279,10 +286,18 @@ impl<'p, 'a> Lowering<'p, 'a> {
         });
         let label = Label {
             name: label.into(),
-            lines: Some(lines),
+            lines,
             ignore_cache: false,
         };
         Ok(self.graph.add(op, vec![context], label))
+    }
+
+    /// The main context as a file system.
+    fn context_to_scan(&mut self, label: &str) -> Result<VertexId, Problem> {
+        match self.options.main_context {
+            MainContext::Directory => self.whole_context(MAIN_CONTEXT, label.to_owned(), None),
+            MainContext::Source(_) | MainContext::Empty => Ok(self.context(MAIN_CONTEXT)),
+        }
     }
 
     /// The vertex of whatever a `--from` stands for; `None` where that is in error, which is reported already.

@@ -10,6 +10,7 @@ use crate::attest::{Mode, ProvenanceOptions, ProvenanceVersion};
 use crate::cli::fields::Fields;
 use crate::graph::without_secrets;
 use crate::pipeline::{AttestationRequest, ProvenanceRequest, SbomRequest};
+use crate::planner::{Generator, ScanOptions};
 
 /// What the file is called that provenance is written to.
 const PROVENANCE_FILE: &str = "provenance.json";
@@ -25,7 +26,7 @@ pub(super) struct AttestationArguments {
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     provenance: Option<Provenance>,
     /// State which packages are in the image (an SPDX document): what package databases, installed packages and lock files
-    /// in it say.
+    /// in it say, or what `generator=IMAGE` finds, a scanner in a container; `filename=NAME`, `inline-only=true`.
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     sbom: Option<Sbom>,
     /// State something of the image: `type=provenance` or `type=sbom` with the keys of --provenance and --sbom;
@@ -104,17 +105,33 @@ impl FromStr for Sbom {
 impl Sbom {
     fn read(mut fields: Fields) -> Result<Self, String> {
         let disabled = fields.take_bool("disabled")?.unwrap_or_default();
-        if let Some(generator) = fields.take("generator") {
-            return Err(format!(
-                "generator={generator}: SBOMs are made by the builder itself, without an image; leave the key out"
-            ));
-        }
         let inline_only = fields.take_bool("inline-only")?.unwrap_or_default();
         let file = file_name(fields.take("filename"), SBOM_FILE)?;
+        let image = fields.take("generator").filter(|image| !image.is_empty());
+        // What a generator is told besides is its own affair.
+        let generator = image
+            .map(|image| generator(&image, fields.take_prefixed("")))
+            .transpose()?;
         fields.finish()?;
-        let file = (!inline_only).then_some(file);
-        Ok(Self((!disabled).then_some(SbomRequest { file })))
+        let (file, scan) = ((!inline_only).then_some(file), ScanOptions { generator });
+        Ok(Self((!disabled).then_some(SbomRequest { scan, file })))
     }
+}
+
+/// The image that looks for packages, and what it is told.
+fn generator(image: &str, parameters: Vec<(String, String)>) -> Result<Generator, String> {
+    let image = image.parse().map_err(|error| format!("generator={image}: {error}"))?;
+    for (name, _) in &parameters {
+        let is_variable = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if name.is_empty() || !is_variable {
+            return Err(format!("`{name}` is not a name that BUILDKIT_SCAN_ can stand before"));
+        }
+        if ["DESTINATION", "SOURCE", "SOURCE_EXTRAS"].contains(&name.as_str()) {
+            return Err(format!("BUILDKIT_SCAN_{name} is set by the builder; leave {name} out"));
+        }
+    }
+    let parameters = parameters.into_iter().collect();
+    Ok(Generator { image, parameters })
 }
 
 /// One name, which stays in the directory that it is written to.
@@ -226,6 +243,26 @@ mod tests {
         assert!("mode=min".parse::<Attest>().is_err());
         assert!("type=nothing".parse::<Attest>().is_err());
         assert!("true".parse::<Sbom>().unwrap().0.is_some() && "false".parse::<Sbom>().unwrap().0.is_none());
-        assert!("type=sbom,generator=image".parse::<Attest>().is_err());
+    }
+
+    #[test]
+    fn a_generator_is_told_what_nobody_else_knows() {
+        let sbom = |text: &str| text.parse::<Sbom>().map(|sbom| sbom.0.unwrap().scan.generator);
+        assert_eq!(sbom("true"), Ok(None));
+        assert_eq!(sbom("generator="), Ok(None));
+        let generator = sbom("generator=some/scanner:1,SELECT_CATALOGERS=all,disabled=false")
+            .unwrap()
+            .unwrap();
+        assert_eq!(generator.image.familiar(), "some/scanner:1");
+        let told: Vec<_> = generator.parameters.iter().collect();
+        assert_eq!(told, [(&"SELECT_CATALOGERS".to_owned(), &"all".to_owned())]);
+        for text in [
+            "SELECT_CATALOGERS=all",
+            "generator=NO",
+            "generator=a,SOURCE=/",
+            "generator=a,a b=c",
+        ] {
+            assert!(sbom(text).is_err(), "{text}");
+        }
     }
 }
