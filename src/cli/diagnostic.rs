@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 
+use crate::graph::{obscured, without_credentials};
 use crate::parser::{Fix, Rule, Span};
 
 /// A Dockerfile, to draw from.
@@ -44,13 +45,16 @@ pub(super) fn draw(source: &SourceFile<'_>, remark: &Remark<'_>) -> String {
     draw_for(&std::io::stderr(), source, remark)
 }
 
-/// Draws `remark` for a stream, in colours where that is a terminal.
+/// Draws `remark` for a stream, in colours where that is a terminal. Passwords that stand in the source, in addresses, are not
+/// shown: a log has more readers than a Dockerfile.
 pub(super) fn draw_for(stream: &impl IsTerminal, source: &SourceFile<'_>, remark: &Remark<'_>) -> String {
     let level = match remark.grade {
         Grade::Error => Level::ERROR,
         Grade::Warning | Grade::Violation(_) => Level::WARNING,
     };
-    let title = level.primary_title(remark.title.as_str());
+    let text = obscured(source.text);
+    let title = without_credentials(&remark.title);
+    let title = level.primary_title(title.as_str());
     let title = match remark.grade {
         Grade::Error | Grade::Warning => title,
         Grade::Violation(rule) => title.id(rule.name()),
@@ -58,9 +62,9 @@ pub(super) fn draw_for(stream: &impl IsTerminal, source: &SourceFile<'_>, remark
     let mut group = match remark.span {
         Some(span) => {
             let annotation = AnnotationKind::Primary
-                .span(within(span, source.text))
+                .span(within(span, &text))
                 .label(remark.label.as_deref());
-            title.element(Snippet::source(source.text).path(source.name).annotation(annotation))
+            title.element(Snippet::source(text.as_str()).path(source.name).annotation(annotation))
         }
         None => Group::with_title(title),
     };
@@ -75,8 +79,8 @@ pub(super) fn draw_for(stream: &impl IsTerminal, source: &SourceFile<'_>, remark
         let patches = fix
             .edits
             .iter()
-            .map(|edit| Patch::new(within(edit.span, source.text), edit.replacement.as_str()));
-        let snippet = Snippet::source(source.text).path(source.name).patches(patches);
+            .map(|edit| Patch::new(within(edit.span, &text), edit.replacement.as_str()));
+        let snippet = Snippet::source(text.as_str()).path(source.name).patches(patches);
         groups.push(Level::HELP.secondary_title("write it so").element(snippet));
     }
     renderer(stream).render(&groups)

@@ -12,6 +12,7 @@ use crate::executor::networking::NetworkingError;
 use crate::executor::sandbox::rootless::RootlessError;
 use crate::executor::{ExecError, FileError};
 use crate::export::ExportError;
+use crate::graph::without_credentials;
 use crate::pipeline::AdmissionError;
 use crate::pull::PullError;
 use crate::push::PushError;
@@ -127,11 +128,15 @@ impl Failure {
         if self.rendered {
             output::remark(&self.message);
         } else {
-            output::remark(format_args!("{red}error:{plain} {}", printable_lines(&self.message)));
+            let message = without_credentials(&self.message);
+            output::remark(format_args!("{red}error:{plain} {}", printable_lines(&message)));
         }
         let room = || tells_of_full_disk(&self.message).then_some(ROOM);
         if let Some(hint) = self.hint.as_deref().or_else(room) {
-            output::remark(format_args!("{cyan}hint:{plain} {}", printable_lines(hint)));
+            output::remark(format_args!(
+                "{cyan}hint:{plain} {}",
+                printable_lines(&without_credentials(hint))
+            ));
         }
     }
 

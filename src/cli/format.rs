@@ -32,6 +32,15 @@ pub fn age(then: i64, now: i64) -> String {
     format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
 }
 
+/// `2030-01-31 23:59:00 +0000 UTC`, for a moment in seconds since 1970: as Go prints one, and docker with it.
+pub fn moment(seconds: i64) -> String {
+    let format = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second] +0000 UTC");
+    let moment = time::OffsetDateTime::from_unix_timestamp(seconds).ok();
+    moment
+        .and_then(|moment| moment.format(format).ok())
+        .unwrap_or_else(|| "N/A".to_owned())
+}
+
 /// `0.3s`, `1m 12s`, `2h 3m`.
 pub fn duration(time: std::time::Duration) -> String {
     let seconds = time.as_secs();
@@ -90,6 +99,12 @@ mod tests {
         ] {
             assert_eq!(age(0, seconds), expected);
         }
+    }
+
+    #[test]
+    fn moments_are_go_s() {
+        assert_eq!(moment(1_700_000_000), "2023-11-14 22:13:20 +0000 UTC");
+        assert_eq!(moment(i64::MAX), "N/A");
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod images;
 mod interrupt;
 mod isolation;
 mod limits;
+mod listing;
 mod output;
 mod password;
 mod privileges;
@@ -40,6 +41,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::graph::without_credentials;
 use commands::Command;
 use session::GlobalOptions;
 
@@ -69,7 +71,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are data, on standard output; a mistake is talk, on standard error.
-            let _ = error.print();
+            say(&error);
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
@@ -81,6 +83,18 @@ pub fn main() -> ExitCode {
             failure.print();
             failure.exit_code()
         }
+    }
+}
+
+/// Says what is wrong with the arguments, which are quoted there: without passwords.
+fn say(error: &clap::Error) {
+    let text = error.render().to_string();
+    let shown = without_credentials(&text);
+    if error.use_stderr() && shown != text {
+        output::remark(shown.trim_end());
+    } else {
+        // Whoever does not listen need not know.
+        let _ = error.print();
     }
 }
 

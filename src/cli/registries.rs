@@ -117,10 +117,12 @@ impl Registries {
         Ok(())
     }
 
-    /// The same, and nothing is asked of registries but that they answer.
-    pub fn insecure(&self) -> Self {
+    /// The same, and nothing is asked of the registries of `images` but that they answer; of others as before.
+    pub fn insecure(&self, images: &[Reference]) -> Self {
         let mut waived = self.clone();
-        waived.config.security = Security::Waived;
+        for image in images {
+            waived.config.waive(image.registry());
+        }
         waived
     }
 

@@ -7,6 +7,7 @@ use super::diagnostic::{Grade, Remark, SourceFile, draw, draw_for, span_of_lines
 use super::failure::{Failure, Fault, fault_of_pull, fault_of_source, fault_of_step, with_causes};
 use super::progress::printable;
 use crate::executor::ExecError;
+use crate::graph::without_credentials;
 use crate::parser::{Diagnostic, MAX_ERRORS, line_of};
 use crate::pipeline::{AdmissionError, BuildError, CallError, cause_of};
 use crate::planner::{PlanError, PlanErrors, Problem, Warning};
@@ -165,6 +166,7 @@ fn hint_of_source(error: &(dyn Error + 'static)) -> Option<String> {
 
 /// The first line of a message, and the others.
 fn title_and_notes(message: &str) -> (String, Vec<String>) {
+    let message = without_credentials(message);
     let mut lines = message.lines().map(|line| printable(line.trim().as_bytes(), false));
     let title = lines.next().unwrap_or_default();
     (title, lines.collect())

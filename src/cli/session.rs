@@ -12,7 +12,7 @@ use super::registries::{Registries, RegistryArguments};
 use crate::cancel::Cancel;
 use crate::executor::sandbox::rootless::{Identities, RootlessError, enter_user_namespace, has_single_id};
 use crate::executor::sandbox::{Isolation, end_leftovers, missing_for_chroot};
-use crate::oci::Platform;
+use crate::oci::{Platform, Reference};
 use crate::pull::{Looker, PullPolicy, Puller};
 use crate::registry::{Client, Patience};
 use crate::snapshot::{IdMode, SnapshotError, Snapshotter};
@@ -171,9 +171,10 @@ impl Session {
         Ok(registries.client(cancel))
     }
 
-    /// The same, which asks nothing of registries but that they answer: neither a certificate nor encryption.
-    pub fn insecure_client(&self, cancel: &Cancel) -> Client {
-        self.registries.insecure().client(cancel)
+    /// The same, which asks nothing of the registries of `images` but that they answer: neither a certificate nor
+    /// encryption.
+    pub fn insecure_client(&self, images: &[Reference], cancel: &Cancel) -> Client {
+        self.registries.insecure(images).client(cancel)
     }
 
     /// The same with other time-outs and retries.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::oci::{DiffId, Digest, ManifestError, Platform, ReferenceError};
+use crate::oci::{DiffId, Digest, ManifestError, Platform, ReferenceError, Unusable};
 use crate::snapshot::{ArchiveError, SnapshotError};
 use crate::store::StoreError;
 
@@ -156,6 +156,15 @@ pub enum ExportError {
         /// Why.
         #[source]
         source: ManifestError,
+    },
+    /// A manifest of something else than an image, or of an image that cannot be used.
+    #[error("manifest {digest} of the archive cannot be used")]
+    Unusable {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: Unusable,
     },
     /// A name in the archive that is no image reference.
     #[error("the archive names an image wrongly")]

@@ -15,6 +15,7 @@ use super::error::{ExportError, Result};
 use super::form::Form;
 use super::image::name_annotations;
 use super::layer::LayerTar;
+use super::new_file::NewFile;
 use crate::oci::{Descriptor, DiffId, Digest, ImageIndex, Raw, Reference};
 use crate::snapshot::{ArchiveWriter, Entry, EntryKind, Owner, Snapshotter, Time};
 use crate::store::{Annotations, Store, StoredImage};
@@ -280,14 +281,7 @@ pub(super) struct Directory {
 impl Target for Directory {
     fn file(&mut self, name: &str, content: &mut dyn Read, size: u64) -> Result<()> {
         let path = self.root.join(name);
-        // Beside its place, so that whoever reads the layout never sees a part of a file.
-        let partial = self
-            .root
-            .join(format!(".{}.partial-{}", name.replace('/', "-"), std::process::id()));
-        let written = write_file(&partial, content, size).and_then(|()| std::fs::rename(&partial, &path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&partial);
-        }
+        let written = write_file(&path, content, size);
         written.map_err(|source| ExportError::Destination {
             action: "write",
             path,
@@ -296,15 +290,11 @@ impl Target for Directory {
     }
 }
 
+/// Whoever reads the layout meanwhile never sees a part of a file.
 fn write_file(path: &Path, content: &mut dyn Read, size: u64) -> io::Result<()> {
-    // Whatever was left there goes; a link is not followed.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = std::fs::File::create_new(path)?;
+    let mut file = NewFile::begin(path)?;
     match io::copy(&mut content.take(size), &mut file)? == size {
-        true => Ok(()),
+        true => file.publish(),
         false => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

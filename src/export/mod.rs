@@ -21,6 +21,7 @@ mod layer;
 mod layout;
 mod load;
 mod mirror;
+mod new_file;
 mod pieces;
 mod squash;
 mod tree;
@@ -44,6 +45,7 @@ pub use layer::{
 pub use layout::{NamedImage, docker_archive, oci_archive, oci_directory};
 pub use load::{Layout, LayoutImage, Loaded, load, load_directory};
 pub use mirror::remove_others;
+pub use new_file::{NewFile, open_stream};
 pub use squash::{Squash, squash};
 pub use tree::{Ownership, tree_archive, tree_directory};
 

@@ -5,10 +5,12 @@
 
 mod mode;
 mod op;
+mod secrets;
 mod source;
 
 pub use mode::*;
 pub use op::*;
+pub use secrets::{obscured, without_credentials, without_secrets};
 pub use source::*;
 
 use std::collections::HashMap;

@@ -15,6 +15,7 @@ use super::builds::log_name;
 use super::error::{HistoryError, failed};
 use super::journal::{BuildId, BuildOutcome, Entry, Journal, StepCause, Subject, milliseconds};
 use super::keeping;
+use crate::graph::without_credentials;
 use crate::oci::Digest;
 use crate::progress::{Event, LONGEST_PIECE, Outcome, Progress, StepId};
 use crate::store::Store;
@@ -291,7 +292,11 @@ impl State {
     fn finish(&mut self, store: &Store, finish: &Finish) -> Result<(), Trouble> {
         let (outcome, image, message) = match finish {
             Finish::Done(image) => (BuildOutcome::Done, Some(*image), None),
-            Finish::Failed(message) => (BuildOutcome::Failed, None, message.lines().next().map(str::to_owned)),
+            Finish::Failed(message) => (
+                BuildOutcome::Failed,
+                None,
+                message.lines().next().map(without_credentials),
+            ),
             Finish::Canceled => (BuildOutcome::Canceled, None, None),
         };
         // A build that failed before it ran anything is recorded, too.

@@ -124,6 +124,71 @@ impl ImageManifest {
     }
 }
 
+impl ImageManifest {
+    /// Whether it is of a container image whose layers this program reads.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn check_usable(&self) -> Result<(), Unusable> {
+        let kind = self.config.media_type.as_str();
+        if kind != media_type::CONFIG && kind != media_type::DOCKER_CONFIG {
+            return Err(Unusable::Config(shortened(kind)));
+        }
+        self.layers.iter().try_for_each(Descriptor::check_layer)
+    }
+}
+
+/// Why a manifest is of no image that can be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unusable {
+    /// An artifact of another kind, such as a chart.
+    #[error("it is no container image: its configuration is of type `{0}`")]
+    Config(String),
+    /// A layer that its registry does not hold.
+    #[error("its layer {0} is to be fetched from elsewhere (a foreign or non-distributable layer)")]
+    ForeignLayer(Digest),
+    /// A layer in a form that nobody here reads, such as a signature.
+    #[error("its layer {layer} is of type `{media_type}`, which is not supported")]
+    LayerType {
+        /// The layer's blob.
+        layer: Digest,
+        /// Its media type.
+        media_type: String,
+    },
+}
+
+impl Descriptor {
+    fn check_layer(&self) -> Result<(), Unusable> {
+        let kind = self.media_type.as_str();
+        let urls = self.other.get("urls").and_then(|urls| urls.as_array());
+        let elsewhere = kind.contains("nondistributable") || kind.contains(".foreign.");
+        if elsewhere || urls.is_some_and(|urls| !urls.is_empty()) {
+            return Err(Unusable::ForeignLayer(self.digest));
+        }
+        let known = [
+            media_type::LAYER,
+            media_type::LAYER_GZIP,
+            media_type::LAYER_ZSTD,
+            media_type::DOCKER_LAYER,
+            media_type::DOCKER_LAYER_GZIP,
+            // Written by some builders, registered by nobody.
+            "application/vnd.docker.image.rootfs.diff.tar.zstd",
+        ];
+        match known.contains(&kind) {
+            true => Ok(()),
+            false => Err(Unusable::LayerType {
+                layer: self.digest,
+                media_type: shortened(kind),
+            }),
+        }
+    }
+}
+
+/// As much of a hostile text as an error shows.
+fn shortened(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
 /// Several manifests, usually one a platform.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,7 +12,7 @@ mod reference;
 pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, RootFs, Timestamp};
 pub use digest::{ChainId, DiffId, Digest, DigestError, DigestWriter, Sha256};
 pub use manifest::{
-    Descriptor, ImageIndex, ImageManifest, LARGEST_MANIFEST, ManifestError, ManifestOrIndex, Raw, media_type,
+    Descriptor, ImageIndex, ImageManifest, LARGEST_MANIFEST, ManifestError, ManifestOrIndex, Raw, Unusable, media_type,
 };
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};

@@ -119,10 +119,17 @@ impl FromStr for Reference {
             text: text.chars().take(200).collect(),
             reason,
         };
+        if text.contains("://") {
+            return Err(error(
+                "a name begins with the registry's host, without a scheme such as `https://`",
+            ));
+        }
         let (rest, digest) = match text.split_once('@') {
             None => (text, None),
             Some((rest, digest)) => {
-                let digest = digest.parse().map_err(|_| error("after `@` stands no sha256 digest"))?;
+                let digest = digest.parse().map_err(|_| {
+                    error("after `@` stands no sha256 digest, and a user or a password has no place in a name")
+                })?;
                 (rest, Some(digest))
             }
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{PullError, PullPolicy, Puller, ResolvedImage};
 use crate::oci::{
     Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, LARGEST_MANIFEST, ManifestOrIndex, Platform, Raw,
-    Reference, media_type,
+    Reference, Unusable, media_type,
 };
 use crate::store::{ImageRecord, StoreError, StoredImage};
 
@@ -286,44 +286,17 @@ pub(super) fn check_size(reference: &Reference, wanted: &Descriptor, actual: u64
 
 /// Refuses what is no container image, before anything of it is fetched.
 fn check_manifest(reference: &Reference, manifest: &ImageManifest) -> Result<(), PullError> {
-    let kind = manifest.config.media_type.as_str();
-    if kind != media_type::CONFIG && kind != media_type::DOCKER_CONFIG {
-        return Err(PullError::NotAnImage {
-            reference: Box::new(reference.clone()),
-            media_type: kind.chars().take(200).collect(),
-        });
-    }
-    manifest
-        .layers
-        .iter()
-        .try_for_each(|layer| check_layer(reference, layer))
-}
-
-fn check_layer(reference: &Reference, layer: &Descriptor) -> Result<(), PullError> {
-    let kind = layer.media_type.as_str();
-    let urls = layer.other.get("urls").and_then(|urls| urls.as_array());
-    let elsewhere = kind.contains("nondistributable") || kind.contains(".foreign.");
-    if elsewhere || urls.is_some_and(|urls| !urls.is_empty()) {
-        return Err(PullError::ForeignLayer {
-            reference: Box::new(reference.clone()),
-            layer: layer.digest,
-        });
-    }
-    let known = [
-        media_type::LAYER,
-        media_type::LAYER_GZIP,
-        media_type::LAYER_ZSTD,
-        media_type::DOCKER_LAYER,
-        media_type::DOCKER_LAYER_GZIP,
-        // Written by some builders, registered by nobody.
-        "application/vnd.docker.image.rootfs.diff.tar.zstd",
-    ];
-    match known.contains(&kind) {
-        true => Ok(()),
-        false => Err(PullError::LayerType {
-            reference: Box::new(reference.clone()),
-            layer: layer.digest,
-            media_type: kind.chars().take(200).collect(),
-        }),
-    }
+    let refused = |unusable| {
+        let reference = Box::new(reference.clone());
+        match unusable {
+            Unusable::Config(media_type) => PullError::NotAnImage { reference, media_type },
+            Unusable::ForeignLayer(layer) => PullError::ForeignLayer { reference, layer },
+            Unusable::LayerType { layer, media_type } => PullError::LayerType {
+                reference,
+                layer,
+                media_type,
+            },
+        }
+    };
+    manifest.check_usable().map_err(refused)
 }

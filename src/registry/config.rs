@@ -2,7 +2,7 @@
 //!
 //! Owns the rules for mirrors, plain HTTP and private certificate authorities. Opens no connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,6 +37,9 @@ pub struct RegistryConfig {
     /// What of TLS may be missing everywhere.
     #[serde(skip)]
     pub security: Security,
+    /// Hosts, as they stand in references, of which no more is demanded than of all where security is waived.
+    #[serde(skip)]
+    waived: BTreeSet<String>,
 }
 
 /// What is demanded of connections to registries.
@@ -81,10 +84,19 @@ impl RegistryConfig {
         self.hosts.extend(later.hosts);
     }
 
+    /// Demands of the host `name` neither a certificate nor TLS.
+    pub fn waive(&mut self, name: &str) {
+        self.waived.insert(name.to_owned());
+    }
+
+    fn is_waived(&self, name: &str) -> bool {
+        self.security == Security::Waived || self.waived.contains(name)
+    }
+
     /// How the host `name` is reached.
     pub(super) fn route(&self, name: &str) -> Arc<Route> {
         let table = self.hosts.get(name);
-        let waived = self.security == Security::Waived || table.is_some_and(|table| table.insecure);
+        let waived = self.is_waived(name) || table.is_some_and(|table| table.insecure);
         let own = self.own_certificates.iter().cloned();
         let identity = table.and_then(|table| Some((table.cert.clone()?, table.key.clone()?)));
         Arc::new(Route {
@@ -136,9 +148,10 @@ impl RegistryConfig {
             return true;
         }
         let host = url.host_str().unwrap_or_default();
+        let is_plain = |name: &String| self.hosts.get(name).and_then(|table| table.http) == Some(true);
         [authority(url), format!("{host}:80")]
             .iter()
-            .any(|name| self.hosts.get(name).and_then(|table| table.http) == Some(true))
+            .any(|name| is_plain(name) || self.waived.contains(name))
     }
 
     fn endpoint_of(
@@ -164,7 +177,7 @@ impl RegistryConfig {
         let said = plain_http.or(table.and_then(|table| table.http));
         let has_socket = table.is_some_and(|table| table.socket.is_some());
         let protocol = match said {
-            None if self.security == Security::Waived && !has_socket => Protocol::Unknown,
+            None if self.is_waived(name) && !has_socket => Protocol::Unknown,
             _ => Protocol::Settled,
         };
         let plain_http = said.unwrap_or(protocol == Protocol::Settled && (is_loopback(&secure) || has_socket));
@@ -419,6 +432,25 @@ mod tests {
         ] {
             assert_eq!(config.may_carry_secrets(&Url::parse(url).unwrap()), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn what_is_waived_for_one_host_is_for_no_other() {
+        let mut config = RegistryConfig::default();
+        config.waive("lan:5000");
+        for (url, expected) in [
+            ("http://lan:5000/", true),
+            ("http://lan:5001/", false),
+            ("http://registry-1.docker.io/", false),
+        ] {
+            assert_eq!(config.may_carry_secrets(&Url::parse(url).unwrap()), expected, "{url}");
+        }
+        let protocol = |name: &str| {
+            let endpoint = config.endpoint(&name.parse().unwrap()).unwrap();
+            (endpoint.protocol, config.route(endpoint.name.as_str()).verification)
+        };
+        assert!(protocol("lan:5000/a") == (Protocol::Unknown, Verification::Waived));
+        assert!(protocol("busybox") == (Protocol::Settled, Verification::Required));
     }
 
     #[test]

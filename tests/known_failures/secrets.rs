@@ -113,16 +113,69 @@ fn cve_2023_26054_the_password_of_a_repository_is_told_nobody() {
             assert_ne!(outcome.code, Some(0), "{arguments}");
             outcome.never_says("top-s3cr3t").never_says("wr0ng-s3cr3t");
         }
-        // An error shows the line of the Dockerfile as the user wrote it, and nothing of its own.
-        build(
-            &project,
-            "FROM busybox\nARG A\nADD $A /x\n",
-            &format!("--build-arg A={address}"),
-        )
-        .never_says("top-s3cr3t")
-        .never_says("wr0ng-s3cr3t");
+        for (dockerfile, arguments) in [
+            (
+                "FROM busybox\nARG A\nADD $A /x\n".to_owned(),
+                format!("--build-arg A={address}"),
+            ),
+            // The line is shown with an error, and not the password in it.
+            (format!("FROM busybox\nADD {address} /x\n"), String::new()),
+        ] {
+            build(&project, &dockerfile, &arguments)
+                .never_says("top-s3cr3t")
+                .never_says("wr0ng-s3cr3t");
+        }
     }
     is_in_no_file(&project, "wr0ng-s3cr3t");
+}
+
+#[test]
+fn a_password_before_a_host_is_in_no_message_record_or_image() {
+    let (project, server) = (Project::new(), FileServer::start());
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(2);
+    archive.append_data(&mut header, "file", &b"hi"[..]).unwrap();
+    let served = Served {
+        guard: Some("Basic bWU6dG9wLXMzY3IzdA=="),
+        ..Served::new(archive.into_inner().unwrap())
+    };
+    let address = server
+        .put("/root.tar", served)
+        .replace("http://", "http://me:top-s3cr3t@");
+    project.builder(&format!("import {address} app")).run().succeeds();
+    let history = project.builder("history --no-trunc app").run().succeeds();
+    history
+        .prints("Imported from http://xxxxx:xxxxx@127.0.0.1")
+        .never_says("top-s3cr3t");
+    // What people try who want to say who they are.
+    let name = "me:top-s3cr3t@127.0.0.1:1/app";
+    for arguments in [
+        format!("import {address}x app"),
+        format!("pull {name}"),
+        format!("pull https://{name}"),
+        format!("push {name}"),
+        format!("push app {name}"),
+        format!("run {name}"),
+        format!("tag app {name}"),
+        format!("rmi {name}"),
+        format!("inspect {name}"),
+        format!("login {name}"),
+        format!("login https://{name}"),
+        format!("build -t {name} ."),
+        format!("build -o type=image,name={name} ."),
+        format!("build --build-context x=docker-image://{name} ."),
+        format!("build --cache-from {name} ."),
+        format!("build -f {address} ."),
+    ] {
+        let outcome = project.builder(&arguments).run();
+        assert_ne!(outcome.code, Some(0), "{arguments}");
+        outcome.never_says("top-s3cr3t");
+    }
+    for dockerfile in [format!("FROM {name}\n"), format!("FROM https://{name}\nRUN true\n")] {
+        build(&project, &dockerfile, "").exits(1).never_says("top-s3cr3t");
+    }
+    is_in_no_file(&project, "top-s3cr3t");
 }
 
 const SECRET_STEPS: &str = "FROM busybox AS one\n\

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use builder::oci::{Descriptor, media_type};
+use builder::oci::{Descriptor, Reference, media_type};
 use builder::registry::{Client, Presented, RegistryError, Secret, Uploaded};
 
 use super::registry::image::{Image, Layer};
@@ -81,18 +81,20 @@ fn an_identity_token_is_exchanged() {
     ));
 }
 
+/// Fetches a manifest, and its layer when every token has run out.
+fn fetch_with_a_pause(client: &Client, registry: &LyingRegistry, name: &Reference, image: &Image) {
+    client.manifest(name).unwrap();
+    registry.forget_tokens();
+    let layer = client.blob(name, &image.layers[0].descriptor()).unwrap();
+    layer.read_all().unwrap();
+}
+
 #[test]
 fn a_token_that_ran_out_is_renewed_once() {
     let (registry, image) = guarded(Guard::Bearer(None));
     let client = client();
     let name = reference(registry.host() + "/a:1");
-    client.manifest(&name).unwrap();
-    registry.forget_tokens();
-    client
-        .blob(&name, &image.layers[0].descriptor())
-        .unwrap()
-        .read_all()
-        .unwrap();
+    fetch_with_a_pause(&client, &registry, &name, &image);
     assert_eq!(registry.count("GET", "/token"), 2);
     // A registry that accepts none is not asked for ever.
     registry.lie(
@@ -242,13 +244,7 @@ fn names_and_passwords_go_in_forms_to_servers_that_take_them_and_otherwise_as_be
         }
         let (client, _directory) = client_for(&registry.host(), auth("me:secret"));
         let name = reference(registry.host() + "/a:1");
-        client.manifest(&name).unwrap();
-        registry.forget_tokens();
-        client
-            .blob(&name, &image.layers[0].descriptor())
-            .unwrap()
-            .read_all()
-            .unwrap();
+        fetch_with_a_pause(&client, &registry, &name, &image);
         // A server that does not know forms is asked that way once.
         assert_eq!(
             (registry.count("POST", "/token"), registry.count("GET", "/token")),

@@ -1,6 +1,10 @@
 //! Uploads that break at every stage, of blobs that are known before and of blobs that are made while they are sent.
 
 use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 
 use builder::cancel::Cancel;
 use builder::oci::{Descriptor, Digest, media_type};
@@ -178,6 +182,20 @@ fn a_stream_goes_on_where_it_broke_off() {
     }
 }
 
+/// More breaks than there are tries, each of which brings it forward.
+#[test]
+fn a_stream_that_gets_on_is_not_given_up() {
+    let content = content(12_000_000);
+    let registry = LyingRegistry::start();
+    let breaks = patience().attempts as usize + 3;
+    registry.lie("PATCH", "/uploads/", breaks, Lie::CutRequest(1_000_000));
+    streamed(&registry, &content);
+    assert_eq!(
+        (registry.count("POST", ""), registry.count("PATCH", "")),
+        (1, breaks + 1)
+    );
+}
+
 #[test]
 fn a_stream_is_made_again_where_the_rest_is_not_known_any_more() {
     let content = content(30_000_000);
@@ -327,6 +345,51 @@ fn a_refused_mount_s_upload_is_the_one_that_is_streamed_to() {
     assert_eq!((registry.count("POST", ""), registry.open_uploads()), (1, 0));
 }
 
+/// A relay on loopback that breaks its first connections off after so many bytes from the client. Each has a thread of its
+/// own: a client may keep one open and begin another.
+fn breaking_relay(to: String, broken: usize, after: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let left = Arc::new(AtomicUsize::new(broken));
+    std::thread::spawn(move || {
+        for inward in listener.incoming() {
+            let (to, left) = (to.clone(), left.clone());
+            std::thread::spawn(move || relay(inward.unwrap(), &to, &left, after));
+        }
+    });
+    address
+}
+
+fn relay(mut inward: TcpStream, to: &str, left: &AtomicUsize, after: usize) {
+    let mut outward = TcpStream::connect(to).unwrap();
+    let (mut back_from, mut back_to) = (outward.try_clone().unwrap(), inward.try_clone().unwrap());
+    std::thread::spawn(move || io::copy(&mut back_from, &mut back_to));
+    let mut buffer = vec![0; 64 << 10];
+    let mut passed = 0;
+    let one_less = |left: usize| left.checked_sub(1);
+    while let Ok(length @ 1..) = inward.read(&mut buffer) {
+        passed += length;
+        if passed > after && left.fetch_update(SeqCst, SeqCst, one_less).is_ok() {
+            _ = inward.shutdown(Shutdown::Both);
+            break;
+        }
+        if outward.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    // What came before is to arrive.
+    _ = outward.shutdown(Shutdown::Write);
+}
+
+/// What the repository `a` of a registry holds under a descriptor.
+fn read_back(host: &str, descriptor: &Descriptor) -> Vec<u8> {
+    let mut back = Vec::new();
+    let name = reference(format!("{host}/a"));
+    let mut blob = client().blob(&name, descriptor).unwrap();
+    blob.read_to_end(&mut back).unwrap();
+    back
+}
+
 #[test]
 fn debian_s_registry_takes_streams_and_short_blobs() {
     let registry = DebianRegistry::start();
@@ -334,47 +397,9 @@ fn debian_s_registry_takes_streams_and_short_blobs() {
         let content = content(length);
         let sent = stream(&client(), &registry.host(), &content).unwrap();
         assert_eq!((sent.digest, sent.size), (Digest::of(&content), length as u64));
-        let mut back = Vec::new();
         let descriptor = Descriptor::new(media_type::LAYER, sent.digest, sent.size);
-        let name = reference(format!("{}/a", registry.host()));
-        client()
-            .blob(&name, &descriptor)
-            .unwrap()
-            .read_to_end(&mut back)
-            .unwrap();
-        assert!(back == content);
+        assert!(read_back(&registry.host(), &descriptor) == content);
     }
-}
-
-/// A relay on loopback that breaks its first connections off after so many bytes from the client.
-fn breaking_relay(to: String, broken: usize, after: usize) -> String {
-    use std::net::{Shutdown, TcpListener, TcpStream};
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        let mut left = broken;
-        for inward in listener.incoming() {
-            let (mut inward, mut outward) = (inward.unwrap(), TcpStream::connect(&to).unwrap());
-            let (mut back_from, mut back_to) = (outward.try_clone().unwrap(), inward.try_clone().unwrap());
-            std::thread::spawn(move || io::copy(&mut back_from, &mut back_to));
-            let mut buffer = vec![0; 64 << 10];
-            let mut passed = 0;
-            while let Ok(length @ 1..) = inward.read(&mut buffer) {
-                passed += length;
-                if left > 0 && passed > after {
-                    left -= 1;
-                    _ = inward.shutdown(Shutdown::Both);
-                    // What came before is to arrive.
-                    _ = outward.shutdown(Shutdown::Write);
-                    break;
-                }
-                if outward.write_all(&buffer[..length]).is_err() {
-                    break;
-                }
-            }
-        }
-    });
-    address
 }
 
 #[test]
@@ -389,15 +414,7 @@ fn debian_s_registry_lets_a_broken_stream_go_on() {
     let other: Vec<u8> = content.iter().map(|byte| byte ^ 1).collect();
     let descriptor = Descriptor::of(media_type::LAYER, &other);
     let open = || Ok(Box::new(other.as_slice()) as Box<dyn Read + Send>);
-    client()
-        .upload_blob(&reference(relay + "/a"), &descriptor, None, &open)
-        .unwrap();
-    let mut back = Vec::new();
-    let name = reference(format!("{}/a", registry.host()));
-    client()
-        .blob(&name, &descriptor)
-        .unwrap()
-        .read_to_end(&mut back)
-        .unwrap();
-    assert!(back == other);
+    let name = reference(relay + "/a");
+    client().upload_blob(&name, &descriptor, None, &open).unwrap();
+    assert!(read_back(&registry.host(), &descriptor) == other);
 }

@@ -47,6 +47,54 @@ fn images_are_listed_tagged_and_removed() {
     project.builder("images").run().succeeds().never_says("company/app");
 }
 
+/// As with docker: a name that is given is taken away and no other, and one that is not there does not keep the others.
+#[test]
+fn what_is_removed_is_what_was_named() {
+    let project = project();
+    project.build("-t app:1 -t app:2 -t app:3 .").succeeds();
+    project.builder("rmi -f app:1").run().succeeds();
+    let names = || project.builder("images app --format {{.Tag}}").run().succeeds().stdout;
+    assert_eq!(names(), "2\n3\n");
+    let outcome = project.builder("rmi nope app:2 neither").run().exits(2);
+    outcome.says("`nope`").says("`neither`").prints("Untagged: app:2");
+    assert_eq!(names(), "3\n");
+    project
+        .builder("rmi -f nope app:3")
+        .run()
+        .succeeds()
+        .says("`nope`")
+        .prints("Deleted: ");
+    assert_eq!(names(), "");
+}
+
+/// As with docker and podman.
+#[test]
+fn all_tags_of_a_repository_are_fetched() {
+    let (project, registry) = (project(), crate::lying::LyingRegistry::start());
+    let name = format!("{}/app", registry.host());
+    for tag in ["1", "2", "latest"] {
+        project
+            .build(&format!("--build-arg TAG={tag} -t {name}:{tag} --push ."))
+            .succeeds();
+    }
+    project
+        .builder(&format!("rmi -f {name}:1 {name}:2 {name}:latest"))
+        .run()
+        .succeeds();
+    project.builder(&format!("pull -a {name}")).run().succeeds();
+    let listed = project
+        .builder("images --sort repository --format {{.Tag}}")
+        .arg(&name)
+        .run()
+        .succeeds();
+    assert_eq!(listed.stdout, "1\n2\nlatest\n");
+    project
+        .builder(&format!("pull --all-tags {name}:1"))
+        .run()
+        .exits(2)
+        .says("the repository alone");
+}
+
 #[test]
 fn inspect_shows_the_configuration() {
     let project = project();

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::lying::LyingRegistry;
 use crate::support::{Project, registry};
 
 fn project() -> Project {
@@ -277,4 +278,37 @@ fn a_push_says_in_which_form_and_where_it_went() {
     ] {
         project.builder(&wrong).run().exits(2);
     }
+}
+
+/// A certificate that nobody signed is no hindrance where that is said, to a push, a pull and a login alike.
+#[test]
+fn an_insecure_registry_is_pushed_to_pulled_from_and_logged_in_to() {
+    let (project, registry) = (project(), LyingRegistry::start_tls());
+    let host = registry.host();
+    let config = fs::read_to_string(project.config()).unwrap();
+    // As it is for registries that are not on this machine.
+    fs::write(
+        project.config(),
+        format!("{config}[registry.\"{host}\"]\nhttp = false\n"),
+    )
+    .unwrap();
+    let output = format!("type=image,name={host}/app:1,push=true");
+    let refused = project.build(&format!("-o {output} .")).exits(3);
+    refused.says(&host);
+    project
+        .build(&format!("-o {output},registry.insecure=true ."))
+        .succeeds();
+    fs::write(project.config(), config).unwrap();
+    project
+        .builder(&format!("pull --tls-verify=false {host}/app:1"))
+        .run()
+        .succeeds();
+    project
+        .builder(&format!("push --tls-verify=false {host}/app:1 {host}/app:2"))
+        .run()
+        .succeeds();
+    project
+        .builder(&format!("login --tls-verify=false -u me -p secret {host}"))
+        .run()
+        .succeeds();
 }

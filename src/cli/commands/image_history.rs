@@ -6,10 +6,10 @@ use serde_json::json;
 use crate::cli::failure::Failure;
 use crate::cli::format::{age, bytes, table};
 use crate::cli::images::layer_size;
+use crate::cli::listing;
 use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::session::{GlobalOptions, Session};
-use crate::cli::template;
 use crate::oci::{Digest, History, ImageConfig, Platform};
 use crate::store::Store;
 
@@ -17,6 +17,17 @@ use crate::store::Store;
 const LONGEST: usize = 45;
 /// What docker prints where an entry has no image of its own.
 const MISSING: &str = "<missing>";
+
+/// The fields of templates, and what stands above them in a table.
+const HEADINGS: [(&str, &str); 7] = [
+    ("ID", "IMAGE"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedBy", "CREATED BY"),
+    ("Size", "SIZE"),
+    ("Comment", "COMMENT"),
+    ("EmptyLayer", "EMPTY LAYER"),
+];
 
 /// Show how an image came to be: its instructions, newest first, with the sizes of their layers.
 #[derive(Debug, Args)]
@@ -50,7 +61,8 @@ pub(super) struct ImageHistory {
         value_name = "BOOL"
     )]
     human: bool,
-    /// Print `json`, or a template such as `{{.CreatedBy}}`, for each entry.
+    /// Print for each entry `json` or a template such as `{{.CreatedBy}}`; or `table` and a template, whose columns stand
+    /// between tabs.
     #[arg(long, value_name = "FORMAT", requires = "image", conflicts_with = "quiet")]
     format: Option<String>,
     /// The image for this platform, where there are several; by default this machine's.
@@ -84,16 +96,15 @@ pub(super) fn show(text: &str, arguments: &ImageHistory, session: &Session) -> R
         return rows.iter().try_for_each(|row| output::line(id(row)));
     }
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    if let Some(format) = &arguments.format {
-        for row in &rows {
-            let value = json!({
+    if let Some(format) = arguments.format.as_deref().filter(|format| *format != "table") {
+        let value = |row: &Row| {
+            json!({
                 "ID": id(row), "CreatedAt": row.entry.created, "CreatedSince": since(row, now),
                 "CreatedBy": row.entry.created_by, "Size": size(row, arguments.human),
                 "Comment": row.entry.comment, "EmptyLayer": row.entry.empty_layer,
-            });
-            template::print(format, &value)?;
-        }
-        return Ok(());
+            })
+        };
+        return listing::print(format, &rows.iter().map(value).collect::<Vec<_>>(), &HEADINGS);
     }
     let cells = |row: &Row| {
         let created = match (&row.entry.created, arguments.human) {

@@ -1,16 +1,17 @@
 //! `builder images`.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::cli::failure::Failure;
-use crate::cli::format::{age, bytes, table};
+use crate::cli::format::{age, bytes, moment, table};
 use crate::cli::images::{ImageFilter, is_called};
+use crate::cli::listing;
 use crate::cli::output;
 use crate::cli::session::{GlobalOptions, Session};
-use crate::cli::template;
 use crate::oci::{Digest, Reference};
 use crate::store::StoredImage;
 
@@ -29,7 +30,8 @@ pub(in crate::cli) struct Arguments {
     /// Print below each image what it consists of, platform by platform.
     #[arg(long, conflicts_with_all = ["quiet", "format"])]
     tree: bool,
-    /// Print `json`, or a template such as `{{.Repository}}:{{.Tag}}`, for each image.
+    /// Print for each image `json` or a template such as `{{.Repository}}:{{.Tag}}`; or `table` and a template, whose columns
+    /// stand between tabs.
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Only images that this is true of: `dangling=true`, `label=KEY[=VALUE]`, `before=IMAGE`, `since=IMAGE`,
@@ -39,11 +41,43 @@ pub(in crate::cli) struct Arguments {
     /// Print the images that others consist of, too.
     #[arg(short, long)]
     all: bool,
+    /// Print no line of headings.
+    #[arg(short, long)]
+    noheading: bool,
+    /// What decides the order.
+    #[arg(long, value_name = "FIELD", default_value = "created")]
+    sort: Sort,
     /// Only images with this name, whatever their tag, or with this name and tag; `*` and `?` stand for any text and any
     /// character.
     #[arg(value_name = "NAME")]
     name: Option<String>,
 }
+
+/// What a list is sorted by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Sort {
+    /// The newest first.
+    Created,
+    /// By id.
+    Id,
+    /// By name.
+    #[value(alias = "tag")]
+    Repository,
+    /// The largest first.
+    Size,
+}
+
+/// The fields of templates, and what stands above them in a table.
+const HEADINGS: [(&str, &str); 8] = [
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("ID", "IMAGE ID"),
+    ("Platforms", "PLATFORMS"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+];
 
 struct Row {
     repository: String,
@@ -85,13 +119,19 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
             wanted => rows.extend(wanted.iter().map(|name| row(Some(name)))),
         }
     }
-    rows.sort_by(|a, b| {
-        b.image
-            .created()
-            .cmp(&a.image.created())
-            .then_with(|| a.repository.cmp(&b.repository))
-    });
+    sort(&mut rows, arguments.sort);
     print(arguments, &rows)
+}
+
+fn sort(rows: &mut [Row], by: Sort) {
+    let name = |row: &Row| (row.repository.clone(), row.tag.clone());
+    rows.sort_by_cached_key(name);
+    match by {
+        Sort::Created => rows.sort_by_key(|row| Reverse(row.image.created())),
+        Sort::Id => rows.sort_by_key(|row| row.image.id()),
+        Sort::Repository => {}
+        Sort::Size => rows.sort_by_key(|row| Reverse(row.image.size())),
+    }
 }
 
 /// Whether all filters mean the image; of several for one field, other than labels, any.
@@ -185,17 +225,17 @@ fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
             .manifest()
             .map_or("<none>".into(), |manifest| manifest.digest.to_string())
     };
-    if let Some(format) = &arguments.format {
-        for row in rows {
+    if let Some(format) = arguments.format.as_deref().filter(|format| *format != "table") {
+        let value = |row: &Row| {
             let platforms: Vec<&str> = row.platforms.iter().map(|listed| listed.platform.as_str()).collect();
-            let value = json!({
+            json!({
                 "Platforms": platforms.join(","),
                 "Repository": row.repository, "Tag": row.tag, "ID": id(row), "Digest": digest(row),
-                "CreatedSince": age(row.image.created(), now), "CreatedAt": row.image.created(), "Size": bytes(row.image.size()),
-            });
-            template::print(format, &value)?;
-        }
-        return Ok(());
+                "CreatedSince": age(row.image.created(), now), "CreatedAt": moment(row.image.created()),
+                "Size": bytes(row.image.size()),
+            })
+        };
+        return listing::print(format, &rows.iter().map(value).collect::<Vec<_>>(), &HEADINGS);
     }
     let mut header = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
     if arguments.digests {
@@ -235,6 +275,9 @@ fn print(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
     let lines = rows
         .iter()
         .flat_map(|row| std::iter::once(cells(row)).chain(parts(row)));
-    output::text(table(&header, &lines.collect::<Vec<_>>()))?;
-    Ok(())
+    let table = table(&header, &lines.collect::<Vec<_>>());
+    match (arguments.noheading, table.split_once('\n')) {
+        (true, Some((_, lines))) => output::text(lines),
+        _ => output::text(table),
+    }
 }

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output::{to_file, to_stdout};
+use super::output::{to_file, to_stdout, until_cancelled};
 use crate::cli::failure::{Failure, with_causes};
 use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
 use crate::cli::progress::{Style, renderer};
 use crate::cli::session::{GlobalOptions, Session, default_platform};
 use crate::export;
+use crate::graph::without_secrets;
 use crate::oci::{ImageConfig, Platform, Reference};
 use crate::parser;
 use crate::planner::{self, ImageRequest, ImageResolver, PlanOptions, ResolveError, ResolvedBase};
@@ -66,7 +67,7 @@ pub(super) fn import(arguments: &ImportArguments, global: &GlobalOptions) -> Res
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let comment = match &arguments.message {
         Some(message) => message.clone(),
-        None => format!("Imported from {}", arguments.source),
+        None => format!("Imported from {}", without_secrets(&arguments.source)),
     };
     let image = export::import(&session.store, archive, config, epoch().unwrap_or(now), &comment)?;
     if let Some(name) = &arguments.name {
@@ -99,7 +100,10 @@ fn open(session: &Session, source: &str) -> Result<Box<dyn Read>, Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::environment(with_causes(error));
     match session.client(&cancel).file(&request).map_err(|error| failed(&error))? {
         FileAnswer::Content(file) => Ok(Box::new(file)),
-        FileAnswer::Unchanged => Err(Failure::environment(format!("{source} was not sent"))),
+        FileAnswer::Unchanged => Err(Failure::environment(format!(
+            "{} was not sent",
+            without_secrets(source)
+        ))),
     }
 }
 
@@ -168,7 +172,11 @@ pub(super) fn export(arguments: &ExportArguments, global: &GlobalOptions) -> Res
         snapshot,
         epoch: None,
     };
-    let write = |out: &mut dyn std::io::Write| export::tree_archive(&session.snapshotter, &[tree], out);
+    let write = |out: &mut dyn std::io::Write| {
+        until_cancelled(&cancel, out, |out| {
+            export::tree_archive(&session.snapshotter, &[tree], out)
+        })
+    };
     match &arguments.output {
         Some(path) => to_file(path, write),
         None => to_stdout(write),

@@ -1,6 +1,6 @@
 //! `builder inspect`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::sbom::{by_kind, statements_about};
@@ -23,12 +23,22 @@ pub(in crate::cli) struct Arguments {
     /// `{{json .Provenance}}`, of an image that is not here too.
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
+    /// What the names are: nothing but images is described here.
+    #[arg(long = "type", value_name = "TYPE", hide = true)]
+    kind: Option<Kind>,
     /// Describe the image for this platform, where there are several; by default this machine's.
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
     /// The images: names, ids, or beginnings of ids.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
+}
+
+/// What `docker inspect --type` tells apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Kind {
+    /// The same as without.
+    Image,
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {

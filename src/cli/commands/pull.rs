@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::cancel::Cancel;
 use crate::cli::failure::{Failure, with_causes};
 use crate::cli::interrupt::cancel_on_signals;
 use crate::cli::output;
@@ -10,7 +11,10 @@ use crate::cli::registries::{CredentialArguments, RegistryArguments};
 use crate::cli::session::{GlobalOptions, Session, default_platform};
 use crate::oci::{Platform, Reference};
 use crate::progress::{Event, Progress};
-use crate::pull::{PullPolicy, Puller, ResolvedImage};
+use crate::pull::{PullError, PullPolicy, Puller, ResolvedImage};
+
+/// What a name means that has no tag.
+const DEFAULT_TAG: &str = "latest";
 
 /// Fetch images from their registries.
 #[derive(Debug, Args)]
@@ -18,6 +22,9 @@ pub(in crate::cli) struct Arguments {
     /// The platforms, such as linux/arm64; by default this machine's. Several are kept under the one name.
     #[arg(long = "platform", value_name = "OS/ARCH", value_delimiter = ',')]
     platforms: Vec<Platform>,
+    /// Fetch all that the registry has of these repositories, tag by tag.
+    #[arg(short, long)]
+    all_tags: bool,
     /// Show nothing but the images' ids.
     #[arg(short, long)]
     quiet: bool,
@@ -41,11 +48,14 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         [] => default_platform()?.into_iter().collect(),
         some => some.to_vec(),
     };
+    let images = match arguments.all_tags {
+        true => all_tags(&session, &arguments.images, &cancel)?,
+        false => arguments.images.clone(),
+    };
     let puller = session.puller(&cancel);
     let _in_use = session.store.in_use()?;
     let admission = session.config.policy.admission()?;
-    for reference in &arguments.images {
-        let named = reference;
+    for named in &images {
         let reference = &admission.reference(named, &puller)?;
         if asked.is_empty() {
             let image = puller.resolve(reference, &Platform::host(), PullPolicy::Always)?;
@@ -68,6 +78,25 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         session.store.sync()?;
     }
     Ok(())
+}
+
+/// All that their registries list of repositories.
+fn all_tags(session: &Session, repositories: &[Reference], cancel: &Cancel) -> Result<Vec<Reference>, Failure> {
+    let client = session.client(cancel);
+    let mut images = Vec::new();
+    for repository in repositories {
+        if repository.digest().is_some() || repository.tag() != Some(DEFAULT_TAG) {
+            let name = repository.familiar_name();
+            return Err(Failure::usage(format!(
+                "--all-tags: name the repository alone, `{name}`"
+            )));
+        }
+        let tags = client.tags(repository);
+        let tags = tags.map_err(|error| Failure::from(PullError::from(error)))?;
+        // Tags that no name may have are nobody's images.
+        images.extend(tags.iter().filter_map(|tag| repository.with_tag(tag)));
+    }
+    Ok(images)
 }
 
 /// What is stated of an image comes with it, where it can be had: the image is there all the same.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::output::{PushBy, check_dialect, compression};
+use super::output::{PushBy, check_dialect, compression, text_to_file};
 use crate::cancel::Cancel;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancel_on_signals;
@@ -114,8 +114,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), F
         last = Some(sender.send(id, target, PushBy::Name)?);
     }
     if let (Some(path), Some(pushed)) = (&arguments.digestfile, last) {
-        std::fs::write(path, pushed.top().0.digest.to_string())
-            .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))?;
+        text_to_file(path, &pushed.top().0.digest.to_string())?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::store::Keep;
 /// those of each. Results of build steps stay in the cache.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Arguments {
-    /// Take away all of an image's names.
+    /// Remove an image that is given by its id with all of its names; pass over images that are not there.
     #[arg(short, long)]
     force: bool,
     /// The images.
@@ -25,12 +25,19 @@ pub(in crate::cli) struct Arguments {
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<(), Failure> {
     let session = Session::open(global)?;
     session.store.use_reserve();
+    let mut failures = Vec::new();
     for text in &arguments.images {
-        remove(text, arguments.force, &session)?;
+        match session.store.find_image(text)? {
+            None if arguments.force => output::remark(format_args!("there is no image `{text}` in the local store")),
+            _ => failures.extend(remove(text, arguments.force, &session).err()),
+        }
     }
     session.store.collect(Keep::ImagesAndRecords)?;
     session.store.make_reserve();
-    Ok(())
+    let Some(last) = failures.pop() else { return Ok(()) };
+    // One that cannot be removed does not keep the others.
+    failures.iter().for_each(Failure::print);
+    Err(last)
 }
 
 fn remove(text: &str, force: bool, session: &Session) -> Result<(), Failure> {
@@ -44,8 +51,8 @@ fn remove(text: &str, force: bool, session: &Session) -> Result<(), Failure> {
         return Err(Failure::usage(message).hint("remove a name, or all with --force"));
     }
     let taken = match named {
-        Some(name) if !force => vec![name],
-        _ => names.clone(),
+        Some(name) => vec![name],
+        None => names.clone(),
     };
     for name in &taken {
         session.store.untag(name)?;

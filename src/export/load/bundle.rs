@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use super::super::compress::Compression;
 use super::super::error::{ExportError, Result};
 use super::directory::Directory;
 use crate::oci::{Digest, LARGEST_MANIFEST};
+use crate::snapshot::compressed::{Compression, decoder};
 use crate::snapshot::{ArchiveReader, Entry, EntryKind, Limits};
 use crate::store::{StagedBlob, Store};
 
@@ -22,6 +22,8 @@ pub(super) fn limits() -> Limits {
     }
 }
 
+/// Bytes by which an archive's compression is told.
+const HEAD: u64 = 16;
 /// As many symbolic links in a row are followed: docker archives of old programs have one.
 const MOST_LINKS: usize = 4;
 
@@ -51,12 +53,12 @@ impl<'s> Bundle<'s> {
     pub(super) fn read_archive(store: &'s Store, mut input: impl Read + Send) -> Result<Self> {
         let mut start = Vec::new();
         (&mut input)
-            .take(6)
+            .take(HEAD)
             .read_to_end(&mut start)
             .map_err(ExportError::Read)?;
-        let compression = Compression::of_content(&start);
+        let compression = Compression::of(&start);
         let whole = std::io::Cursor::new(start).chain(input);
-        let mut tar = compression.reader(whole).map_err(ExportError::Read)?;
+        let mut tar = decoder(whole, compression).map_err(ExportError::Read)?;
         let mut archive = ArchiveReader::new(&mut tar, limits());
         let mut bundle = Self::new(store, None);
         while let Some(entry) = archive.next_entry()? {

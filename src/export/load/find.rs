@@ -6,21 +6,40 @@ use super::bundle::{Bundle, refused};
 use crate::export::error::{ExportError, Result};
 use crate::export::{CONTAINERD_NAME, REF_NAME};
 use crate::oci::{
-    Descriptor, Digest, ImageIndex, ImageManifest, ManifestOrIndex, Platform, Raw, Reference, media_type,
+    Descriptor, Digest, ImageIndex, ImageManifest, ManifestOrIndex, Platform, Raw, Reference, Unusable, media_type,
 };
 use crate::store::Annotations;
 
 /// The most images of one archive that are read.
 pub(super) const MOST_IMAGES: usize = 1000;
+/// What is said of a part whose descriptor lies.
+pub(super) const OTHER_SIZE: &str = "has another size than its descriptor says";
 /// An index may list indexes, as `docker save` writes them; not these again.
 pub(super) const DEEPEST_INDEX: usize = 2;
 
 /// An image whose parts are known and not verified yet.
 pub(super) struct Found {
-    pub(super) config: Digest,
+    pub(super) config: Part,
     /// Lowest first.
-    pub(super) layers: Vec<Digest>,
+    pub(super) layers: Vec<Part>,
     pub(super) manifest: Option<Descriptor>,
+}
+
+/// A blob of an image.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub(super) digest: Digest,
+    /// How many bytes it has, where a descriptor says so.
+    pub(super) size: Option<u64>,
+}
+
+impl From<&Descriptor> for Part {
+    fn from(descriptor: &Descriptor) -> Self {
+        Self {
+            digest: descriptor.digest,
+            size: Some(descriptor.size),
+        }
+    }
 }
 
 /// All that is found.
@@ -82,14 +101,21 @@ fn find_in_index(bundle: &mut Bundle<'_>, platform: Option<&Platform>, index: Ve
     }
     let mut content = Content::default();
     let mut seen: Vec<Digest> = Vec::new();
-    for descriptor in index.value().images() {
+    let mut passed_over = None;
+    for descriptor in index.value().images().filter(|listed| may_be_image(listed)) {
         let names = names_of(descriptor)?;
         if let Some(place) = seen.iter().position(|known| *known == descriptor.digest) {
             content.entries[place].names.extend(names);
             continue;
         }
         let (listed, index) = match read(bundle, descriptor)? {
-            (ManifestOrIndex::Manifest(manifest), own) => (vec![content.add(own, manifest, descriptor)?], None),
+            (ManifestOrIndex::Manifest(manifest), own) => {
+                if let Some(reason) = artifact(&own, &manifest)? {
+                    passed_over = Some(reason);
+                    continue;
+                }
+                (vec![content.add(own, manifest, descriptor)?], None)
+            }
             (ManifestOrIndex::Index(index), own) => {
                 let mut listed = Vec::new();
                 let whole = content.follow(bundle, platform, &index, 1, &mut listed)?;
@@ -109,7 +135,33 @@ fn find_in_index(bundle: &mut Bundle<'_>, platform: Option<&Platform>, index: Ve
         seen.push(descriptor.digest);
         content.entries.push(Entry { names, listed, index });
     }
-    Ok(content)
+    match content.entries.is_empty() {
+        true => Err(passed_over.unwrap_or_else(|| refused(b"index.json", "lists no image"))),
+        false => Ok(content),
+    }
+}
+
+/// Whether something of the listed type could be an image. Image specification, "Image Index": what is unknown is passed
+/// over.
+fn may_be_image(listed: &Descriptor) -> bool {
+    let known = [
+        "application/vnd.oci.image.",
+        "application/vnd.docker.distribution.manifest.",
+    ];
+    known.iter().any(|kind| listed.media_type.starts_with(kind))
+}
+
+/// Why a manifest is of something else than an image: a signature, say, which layouts hold besides images.
+///
+/// # Errors
+/// An image that cannot be used.
+fn artifact(own: &Descriptor, manifest: &Raw<ImageManifest>) -> Result<Option<ExportError>> {
+    let digest = own.digest;
+    match manifest.value().check_usable() {
+        Ok(()) => Ok(None),
+        Err(source @ Unusable::ForeignLayer(_)) => Err(ExportError::Unusable { digest, source }),
+        Err(source) => Ok(Some(ExportError::Unusable { digest, source })),
+    }
 }
 
 impl Content {
@@ -122,8 +174,8 @@ impl Content {
             None => {
                 let manifest = manifest.into_value();
                 self.images.push(Found {
-                    config: manifest.config.digest,
-                    layers: manifest.layers.iter().map(|layer| layer.digest).collect(),
+                    config: Part::from(&manifest.config),
+                    layers: manifest.layers.iter().map(Part::from).collect(),
                     manifest: Some(own),
                 });
                 self.images.len() - 1
@@ -154,7 +206,10 @@ impl Content {
         let mut whole = chosen.len() == index.manifests.len();
         for descriptor in &chosen {
             match read(bundle, descriptor)? {
-                (ManifestOrIndex::Manifest(manifest), own) => listed.push(self.add(own, manifest, descriptor)?),
+                (ManifestOrIndex::Manifest(manifest), own) => match artifact(&own, &manifest)? {
+                    Some(_) => whole = false,
+                    None => listed.push(self.add(own, manifest, descriptor)?),
+                },
                 (ManifestOrIndex::Index(_), _) if depth == DEEPEST_INDEX => {
                     let subject = descriptor.digest.to_string();
                     return Err(refused(subject.as_bytes(), "is an index in an index in an index"));
@@ -180,6 +235,9 @@ fn read(bundle: &mut Bundle<'_>, descriptor: &Descriptor) -> Result<(ManifestOrI
     };
     let kind = kind.unwrap_or_else(|| descriptor.media_type.clone());
     let size = document.bytes().len() as u64;
+    if size != descriptor.size {
+        return Err(refused(digest.to_string().as_bytes(), OTHER_SIZE));
+    }
     Ok((document, Descriptor::new(&kind, digest, size)))
 }
 
@@ -209,6 +267,9 @@ fn find_in_flat_directory(bundle: &mut Bundle<'_>, platform: Option<&Platform>, 
             let kind = kind.unwrap_or_else(|| media_type::MANIFEST.to_owned());
             bundle.keep_document(manifest.bytes())?;
             let own = Descriptor::new(&kind, digest, size);
+            if let Some(reason) = artifact(&own, &manifest)? {
+                return Err(reason);
+            }
             (vec![content.add(own.clone(), manifest, &own)?], None)
         }
         ManifestOrIndex::Index(index) => {
@@ -247,9 +308,13 @@ fn find_in_docker_manifest(bundle: &Bundle<'_>, manifest: &[u8]) -> Result<Conte
     if images.len() > MOST_IMAGES {
         return Err(refused(b"manifest.json", "lists too many images"));
     }
+    if images.is_empty() {
+        return Err(refused(b"manifest.json", "lists no image"));
+    }
     let file = |name: &String| {
-        let found = bundle.digest_of(name);
-        found.ok_or_else(|| refused(name.as_bytes(), "is referred to and is not there"))
+        let digest = bundle.digest_of(name);
+        let digest = digest.ok_or_else(|| refused(name.as_bytes(), "is referred to and is not there"))?;
+        Ok(Part { digest, size: None })
     };
     let mut content = Content::default();
     for image in images {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::bundle::refused;
 use super::directory::Directory;
 use super::find::{DEEPEST_INDEX, MOST_IMAGES};
-use super::{MOST_LAYERS, verify_layer};
+use super::{MOST_LAYERS, check_size, unpack};
 use crate::cancel::Cancel;
 use crate::export::error::{ExportError, Result};
 use crate::export::{CONTAINERD_NAME, REF_NAME, estargz};
@@ -124,6 +124,8 @@ impl Layout {
     }
 
     fn image_of(&self, digest: Digest, manifest: &ImageManifest) -> Result<LayoutImage> {
+        let unusable = |source| ExportError::Unusable { digest, source };
+        manifest.check_usable().map_err(unusable)?;
         let config = manifest.config.digest;
         let config = Raw::parse(self.0.read(&config)?).map_err(|source| ExportError::Document {
             document: config.to_string(),
@@ -181,10 +183,8 @@ impl Layout {
                         false => Ok(()),
                     }
                 })?;
-                if staged.size() != blob.size {
-                    return Err(refused(digest.to_string().as_bytes(), "has another size than is said"));
-                }
-                let (_, compression) = verify_layer(*number, &staged, *diff)?;
+                check_size(*digest, Some(blob.size), staged.size())?;
+                let (_, compression) = unpack(&staged)?.check(*number, *diff)?;
                 let kind = compression.media_type();
                 let mut own = Descriptor::new(kind, staged.digest(), staged.size());
                 estargz::copy_annotations(blob, &mut own);

@@ -8,7 +8,7 @@ mod directory;
 mod find;
 mod layout;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -21,7 +21,7 @@ use crate::snapshot::Limits;
 use crate::store::{ImageRecord, Member, StagedBlob, Store};
 
 use bundle::{Bundle, refused};
-use find::{Content, Entry, Found};
+use find::{Content, Entry, Found, OTHER_SIZE, Part};
 pub use layout::{Layout, LayoutImage};
 
 /// An image that was loaded.
@@ -65,7 +65,9 @@ struct Verified {
 
 fn load_bundle(store: &Store, platform: Option<&Platform>, mut bundle: Bundle<'_>) -> Result<Vec<Loaded>> {
     let Content { images, entries } = find::find(&mut bundle, platform)?;
-    let verified: Result<Vec<_>> = images.into_iter().map(|image| verify(&mut bundle, image)).collect();
+    let mut known = HashMap::new();
+    let mut verify = |image| verify(&mut bundle, &mut known, image);
+    let verified: Result<Vec<_>> = images.into_iter().map(&mut verify).collect();
     let mut published = Vec::new();
     for image in verified? {
         published.push(publish(store, &mut bundle, image)?);
@@ -102,38 +104,75 @@ fn name(store: &Store, bundle: &mut Bundle<'_>, published: &[(Digest, Platform)]
     Ok(Loaded { id, names: entry.names })
 }
 
-fn verify(bundle: &mut Bundle<'_>, found: Found) -> Result<Verified> {
-    let config: Raw<ImageConfig> = Raw::parse(bundle.read(&found.config)?).map_err(|source| ExportError::Document {
-        document: found.config.to_string(),
+/// What layers' blobs unpack to, by their digests: those of several images are unpacked once.
+type Known = HashMap<Digest, Unpacked>;
+
+fn verify(bundle: &mut Bundle<'_>, known: &mut Known, found: Found) -> Result<Verified> {
+    let Part { digest, size } = found.config;
+    let config: Raw<ImageConfig> = Raw::parse(bundle.read(&digest)?).map_err(|source| ExportError::Document {
+        document: digest.to_string(),
         source,
     })?;
+    check_size(digest, size, config.bytes().len() as u64)?;
     let config = config.into_value();
     let expected = &config.rootfs.diff_ids;
     if expected.len() != found.layers.len() || expected.len() > MOST_LAYERS {
-        let subject = found.config.to_string();
+        let subject = digest.to_string();
         return Err(refused(
             subject.as_bytes(),
             "has another number of layers than its configuration says",
         ));
     }
+    let mut unknown = BTreeSet::new();
     for layer in &found.layers {
-        bundle.blob(layer)?;
+        check_size(layer.digest, layer.size, bundle.blob(&layer.digest)?.size())?;
+        if !known.contains_key(&layer.digest) {
+            unknown.insert(layer.digest);
+        }
     }
-    let blobs: Result<Vec<&StagedBlob>> = found.layers.iter().map(|layer| bundle.staged(layer)).collect();
-    let layers: Result<Vec<_>> = blobs?
+    let blobs: Result<Vec<&StagedBlob>> = unknown.iter().map(|layer| bundle.staged(layer)).collect();
+    let unpacked: Result<Vec<_>> = blobs?
         .par_iter()
-        .zip(expected)
-        .enumerate()
-        .map(|(place, (blob, expected))| verify_layer(place + 1, blob, *expected))
+        .map(|blob| Ok((blob.digest(), unpack(blob)?)))
         .collect();
-    Ok(Verified {
-        layers: layers?,
-        found,
-        config,
-    })
+    known.extend(unpacked?);
+    let mut layers = Vec::with_capacity(found.layers.len());
+    for (place, (layer, expected)) in found.layers.iter().zip(expected).enumerate() {
+        layers.push(known[&layer.digest].check(place + 1, *expected)?);
+    }
+    Ok(Verified { layers, found, config })
 }
 
-fn verify_layer(number: usize, blob: &StagedBlob, expected: DiffId) -> Result<(u64, Compression)> {
+fn check_size(digest: Digest, said: Option<u64>, actual: u64) -> Result<()> {
+    match said {
+        Some(said) if said != actual => Err(refused(digest.to_string().as_bytes(), OTHER_SIZE)),
+        _ => Ok(()),
+    }
+}
+
+/// What a layer's blob holds.
+#[derive(Clone, Copy)]
+struct Unpacked {
+    diff: DiffId,
+    size: u64,
+    compression: Compression,
+}
+
+impl Unpacked {
+    /// Its uncompressed size and its compression, where it is the layer that the configuration expects.
+    fn check(self, number: usize, expected: DiffId) -> Result<(u64, Compression)> {
+        match self.diff == expected {
+            true => Ok((self.size, self.compression)),
+            false => Err(ExportError::WrongLayer {
+                number,
+                expected,
+                actual: self.diff,
+            }),
+        }
+    }
+}
+
+fn unpack(blob: &StagedBlob) -> Result<Unpacked> {
     let mut file = blob.open()?;
     let mut start = Vec::new();
     (&mut file).take(6).read_to_end(&mut start).map_err(ExportError::Read)?;
@@ -143,19 +182,16 @@ fn verify_layer(number: usize, blob: &StagedBlob, expected: DiffId) -> Result<(u
     let tar = compression.reader(whole).map_err(ExportError::Read)?;
     let mut hash = DigestWriter::new(io::sink());
     io::copy(&mut tar.take(limit), &mut hash).map_err(ExportError::Read)?;
-    let (_, actual, size) = hash.finish();
+    let (_, diff, size) = hash.finish();
     if size == limit {
         let subject = blob.digest().to_string();
         return Err(refused(subject.as_bytes(), "unpacks to far more than it could hold"));
     }
-    match DiffId(actual) == expected {
-        true => Ok((size, compression)),
-        false => Err(ExportError::WrongLayer {
-            number,
-            expected,
-            actual: DiffId(actual),
-        }),
-    }
+    Ok(Unpacked {
+        diff: DiffId(diff),
+        size,
+        compression,
+    })
 }
 
 /// What a layer of `size` bytes may unpack to: real ones stay below a hundred times as much.
@@ -167,23 +203,18 @@ fn unpacked_limit(size: u64) -> u64 {
 fn publish(store: &Store, bundle: &mut Bundle<'_>, image: Verified) -> Result<(Digest, Platform)> {
     let Verified { found, config, layers } = image;
     let manifest = found.manifest.iter().map(|manifest| manifest.digest);
-    let parts: HashSet<Digest> = found
-        .layers
-        .iter()
-        .copied()
-        .chain([found.config])
-        .chain(manifest)
-        .collect();
+    let parts = found.layers.iter().chain([&found.config]).map(|part| part.digest);
+    let parts: HashSet<Digest> = parts.chain(manifest).collect();
     for part in &parts {
         bundle.blob(part)?.publish()?;
     }
     for ((layer, blob), (_, compression)) in config.rootfs.diff_ids.iter().zip(&found.layers).zip(&layers) {
-        let size = bundle.blob(blob)?.size();
-        store.record_layer_blob(*layer, &Descriptor::new(compression.media_type(), *blob, size))?;
+        let size = bundle.blob(&blob.digest)?.size();
+        store.record_layer_blob(*layer, &Descriptor::new(compression.media_type(), blob.digest, size))?;
     }
     let created = config.created.and_then(|created| created.unix_seconds()).unwrap_or(0);
     let size = layers.iter().map(|(size, _)| size).sum();
-    let record = ImageRecord::new(found.config, created, size).with_manifest(found.manifest);
+    let record = ImageRecord::new(found.config.digest, created, size).with_manifest(found.manifest);
     store.put_image(&record)?;
     Ok((record.id, config.platform.bare().normalized()))
 }

@@ -18,7 +18,7 @@ use super::auth::Scopes;
 use super::client::Network;
 use super::config::Endpoint;
 use super::retry::Attempts;
-use super::session::{Session, pause_after};
+use super::session::Session;
 use super::transport::{Call, redirect_target};
 use crate::oci::{Descriptor, Digest, Reference};
 
@@ -156,13 +156,11 @@ impl Upload<'_> {
         let (mut mount_from, mut presence) = (self.mount_from, self.presence);
         let mut offset = 0;
         loop {
-            let (pause, error) = match self.attempt(network, mount_from, presence, place, offset, open) {
+            let failure = match self.attempt(network, mount_from, presence, place, offset, open) {
                 Ok(uploaded) => return Ok(uploaded),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Upload(error)) => (pause_after(&mut attempts, &error), error),
-                Err(Failure::Passing(wanted, error)) => (attempts.pause(wanted), error),
+                Err(failure) => failure,
             };
-            let Some(pause) = pause else { return Err(error) };
+            let (pause, _) = failure.pause(&mut attempts)?;
             network.pause(pause)?;
             // Whatever the mount did, the plain way is the surer one.
             mount_from = None;

@@ -15,8 +15,8 @@ use crate::registry::auth::Scopes;
 use crate::registry::client::Network;
 use crate::registry::config::Endpoint;
 use crate::registry::manifest::announced_digest;
-use crate::registry::retry::{may_pass, retry_after};
-use crate::registry::session::{Reply, Session, header};
+use crate::registry::retry::{Attempts, may_pass, retry_after};
+use crate::registry::session::{Reply, Session, header, pause_after};
 use crate::registry::transport::{Call, redirect_target};
 
 /// For how long is waited for a registry to take back an upload that is given up.
@@ -52,6 +52,24 @@ pub(super) enum Failure {
     Upload(RegistryError),
     /// Another round may succeed, not earlier than the registry wants it.
     Passing(Option<Duration>, RegistryError),
+}
+
+impl Failure {
+    /// Counts it. The pause before the next round, and why it is made.
+    ///
+    /// # Errors
+    /// The failure, where no further round is to be made.
+    pub(super) fn pause(self, attempts: &mut Attempts) -> Result<(Duration, RegistryError), RegistryError> {
+        let (pause, error) = match self {
+            Failure::Final(error) => (None, error),
+            Failure::Upload(error) => (pause_after(attempts, &error), error),
+            Failure::Passing(wanted, error) => (attempts.pause(wanted), error),
+        };
+        match pause {
+            Some(pause) => Ok((pause, error)),
+            None => Err(error),
+        }
+    }
 }
 
 impl Target<'_> {

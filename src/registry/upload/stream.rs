@@ -18,7 +18,7 @@ use crate::oci::{Descriptor, Digest, Sha256};
 use crate::registry::RegistryError;
 use crate::registry::client::Network;
 use crate::registry::retry::Attempts;
-use crate::registry::session::{Reply, pause_after};
+use crate::registry::session::Reply;
 
 /// What is kept of the bytes that were sent last: more than sockets and queues of both sides hold as a rule.
 const WINDOW: usize = 16 << 20;
@@ -80,15 +80,8 @@ pub(in crate::registry) fn send(
             Stopped::Making(source) => return Err(StreamError::Make(source)),
             Stopped::Sending(failure) => failure,
         };
-        let (pause, error) = match failure {
-            Failure::Final(error) => return Err(error.into()),
-            Failure::Upload(error) => (pause_after(&mut attempts, &error), error),
-            Failure::Passing(wanted, error) => (attempts.pause(wanted), error),
-        };
-        match pause {
-            Some(pause) => network.pause(pause)?,
-            None => return Err(error.into()),
-        }
+        let (pause, _) = failure.pause(&mut attempts)?;
+        network.pause(pause)?;
     }
 }
 
@@ -111,6 +104,8 @@ struct Stream<'a> {
     pending: BytesMut,
     window: Window,
     attempts: Attempts,
+    /// What the registry had when it was last asked, in bytes.
+    received: u64,
     /// Why nothing more is taken.
     failure: Option<Failure>,
 }
@@ -127,6 +122,7 @@ impl<'a> Stream<'a> {
             pending: BytesMut::new(),
             window: Window::default(),
             attempts: Attempts::new(target.session.patience),
+            received: 0,
             failure: None,
         }
     }
@@ -209,15 +205,7 @@ impl<'a> Stream<'a> {
     /// the window again, as often as there is hope.
     fn go_on(&mut self, mut failure: Failure) -> Result<(), Failure> {
         loop {
-            let (pause, error) = match failure {
-                Failure::Final(error) => return Err(Failure::Final(error)),
-                Failure::Upload(error) => (pause_after(&mut self.attempts, &error), error),
-                Failure::Passing(wanted, error) => (self.attempts.pause(wanted), error),
-            };
-            let Some(pause) = pause else {
-                return Err(Failure::Final(error));
-            };
-            self.network.pause(pause).map_err(Failure::Final)?;
+            let error = self.pause(failure)?;
             let Some(rest) = self.rest()? else {
                 return Err(Failure::Passing(None, error));
             };
@@ -236,14 +224,29 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Waits before the next try, where there is one. What the failure said comes back.
+    fn pause(&mut self, failure: Failure) -> Result<RegistryError, Failure> {
+        let (pause, error) = failure.pause(&mut self.attempts).map_err(Failure::Final)?;
+        self.network.pause(pause).map_err(Failure::Final)?;
+        Ok(error)
+    }
+
     /// What the registry lacks of what was sent; `None` when that is not in memory any more, or the upload is not known.
     fn rest(&mut self) -> Result<Option<Vec<Bytes>>, Failure> {
+        Ok(self.received()?.and_then(|received| self.window.from(received)))
+    }
+
+    /// How many bytes the registry has; `None` where it does not say. A connection that breaks now and then, and brings
+    /// something forward each time, is no reason to give up.
+    fn received(&mut self) -> Result<Option<u64>, Failure> {
         let place = self.place.as_mut().expect("bytes were sent there");
         let asked = self.network.wait(async { Ok(self.target.received(place).await) });
-        match asked.map_err(Failure::Final)? {
-            Ok(Some(received)) => Ok(self.window.from(received)),
-            Ok(None) | Err(_) => Ok(None),
+        let received = asked.map_err(Failure::Final)?.ok().flatten();
+        if received.is_some_and(|received| received > self.received) {
+            self.received = received.unwrap_or_default();
+            self.attempts.reset();
         }
+        Ok(received)
     }
 
     fn give_again(&self, sending: &Sending, pieces: Vec<Bytes>) -> Result<bool, RegistryError> {
@@ -281,20 +284,10 @@ impl<'a> Stream<'a> {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
-            let (pause, error) = match failure {
-                Failure::Final(error) => return Err(Failure::Final(error)),
-                Failure::Upload(error) => (pause_after(&mut self.attempts, &error), error),
-                Failure::Passing(wanted, error) => (self.attempts.pause(wanted), error),
-            };
-            let Some(pause) = pause else {
-                return Err(Failure::Final(error));
-            };
-            self.network.pause(pause).map_err(Failure::Final)?;
-            let place = self.place.as_mut().expect("parts go there");
-            let asked = self.network.wait(async { Ok(self.target.received(place).await) });
-            match asked.map_err(Failure::Final)? {
-                Ok(Some(received)) if received == end => return Ok(()),
-                Ok(Some(received)) if (start..end).contains(&received) => from = received,
+            let error = self.pause(failure)?;
+            match self.received()? {
+                Some(received) if received == end => return Ok(()),
+                Some(received) if (start..end).contains(&received) => from = received,
                 _ => return Err(Failure::Passing(None, error)),
             }
         }

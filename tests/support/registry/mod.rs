@@ -4,14 +4,15 @@
 //! request a connection. Everything that is asked of it is logged.
 
 pub mod debian;
+mod honest;
 pub mod image;
 mod lists;
 pub mod personality;
 pub mod tls;
 mod uploads;
+mod wire;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -201,7 +202,7 @@ impl LyingRegistry {
         // Ends with the test: nobody needs to wait for it.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                serve(&mut stream.unwrap(), &state, address, &closing).ok();
+                wire::serve(&mut stream.unwrap(), &state, address, &closing).ok();
             }
         });
     }
@@ -226,8 +227,8 @@ impl LyingRegistry {
                     let mut stream = stream.unwrap();
                     // A client that goes away in the middle is no failure of the registry.
                     std::thread::spawn(move || match tls {
-                        None => serve(&mut stream, &state, address, &closing).ok(),
-                        Some(tls) => serve(&mut tls::accept(tls, stream), &state, address, &closing).ok(),
+                        None => wire::serve(&mut stream, &state, address, &closing).ok(),
+                        Some(tls) => wire::serve(&mut tls::accept(tls, stream), &state, address, &closing).ok(),
                     });
                 }
             }
@@ -375,78 +376,6 @@ impl Drop for LyingRegistry {
     }
 }
 
-fn serve(
-    stream: &mut (impl Read + Write),
-    state: &Mutex<State>,
-    address: SocketAddr,
-    closing: &AtomicBool,
-) -> std::io::Result<()> {
-    // One request a connection: what is buffered belongs to it.
-    let mut reader = BufReader::new(&mut *stream);
-    let request = read_head(&mut reader)?;
-    // A tunnel through the proxy leads to the registry itself, over TLS.
-    if request.method == "CONNECT" && !state.lock().unwrap().is_to_lie(&request) {
-        state.lock().unwrap().log.push(request);
-        stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
-        let mut inner = tls::accept(tls::configuration(), stream);
-        let mut reader = BufReader::new(&mut inner);
-        let request = read_head(&mut reader)?;
-        return respond(reader, request, state, address, closing);
-    }
-    respond(reader, request, state, address, closing)
-}
-
-fn respond<S: Read + Write>(
-    mut reader: BufReader<&mut S>,
-    mut request: Request,
-    state: &Mutex<State>,
-    address: SocketAddr,
-    closing: &AtomicBool,
-) -> std::io::Result<()> {
-    let lie = take_lie(&mut state.lock().unwrap(), &request);
-    let most = match lie {
-        Some(Lie::CutRequest(most)) => most,
-        _ => usize::MAX,
-    };
-    request.body = read_body(&mut reader, &request, most)?;
-    state.lock().unwrap().log.push(request.clone());
-    if let Some(Lie::CutRequest(_)) = lie {
-        request.headers.remove("content-range");
-        request.method = "PATCH".into();
-        honest(&mut state.lock().unwrap(), &request, address);
-        return Ok(());
-    }
-    let mut answer = match &lie {
-        Some(Lie::Slam) => return Ok(()),
-        Some(Lie::Lost) => {
-            honest(&mut state.lock().unwrap(), &request, address);
-            return Ok(());
-        }
-        Some(Lie::Answer(status, headers, body)) => {
-            let answer = headers
-                .iter()
-                .fold(Answer::new(*status), |answer, (name, value)| answer.with(name, value));
-            Answer {
-                body: body.clone(),
-                ..answer
-            }
-        }
-        lie => {
-            if matches!(lie, Some(Lie::WholeInstead)) {
-                request.headers.remove("range");
-            }
-            honest(&mut state.lock().unwrap(), &request, address)
-        }
-    };
-    match &lie {
-        Some(Lie::Header(name, Some(value))) => answer = answer.with(name, value),
-        Some(Lie::Header(name, None)) => _ = answer.headers.remove(*name),
-        Some(Lie::Body(body)) => answer.body = body.clone(),
-        _ => {}
-    }
-    write(*reader.get_mut(), &request, answer, lie.as_ref(), closing)
-}
-
 impl State {
     fn is_to_lie(&self, request: &Request) -> bool {
         let matching =
@@ -465,246 +394,4 @@ fn take_lie(state: &mut State, request: &Request) -> Option<Lie> {
     }
     rule.times -= 1;
     Some(rule.lie.clone())
-}
-
-fn read_head(reader: &mut impl BufRead) -> std::io::Result<Request> {
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let mut words = line.split_whitespace();
-    let (Some(method), Some(target)) = (words.next(), words.next()) else {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    };
-    let (method, mut target) = (method.to_owned(), target.to_owned());
-    let mut headers = HashMap::new();
-    // What a proxy is asked begins with the server that is meant.
-    if let Some((server, path)) = target.strip_prefix("http://").and_then(|rest| rest.split_once('/')) {
-        headers.insert("asked-for".to_owned(), server.to_owned());
-        target = format!("/{path}");
-    }
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else {
-            break;
-        };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
-    Ok(Request {
-        method,
-        target,
-        headers,
-        body: Vec::new(),
-    })
-}
-
-/// The body, whole or in chunks (RFC 9112 section 7.1), or as much of it as is wanted.
-fn read_body(reader: &mut impl BufRead, request: &Request, most: usize) -> std::io::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    let length = |request: &Request| {
-        request
-            .header("content-length")
-            .map_or(0, |length| length.parse().unwrap())
-    };
-    if request.header("transfer-encoding") != Some("chunked") {
-        body.resize(most.min(length(request)), 0);
-        reader.read_exact(&mut body)?;
-        return Ok(body);
-    }
-    while body.len() < most {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Ok(length) = usize::from_str_radix(line.trim(), 16) else {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        };
-        let start = body.len();
-        body.resize(start + length, 0);
-        reader.read_exact(&mut body[start..])?;
-        reader.read_line(&mut line)?;
-        if length == 0 {
-            break;
-        }
-    }
-    body.truncate(most);
-    Ok(body)
-}
-
-fn write(
-    stream: &mut impl Write,
-    request: &Request,
-    mut answer: Answer,
-    lie: Option<&Lie>,
-    closing: &AtomicBool,
-) -> std::io::Result<()> {
-    let length = answer.body.len().to_string();
-    if !answer.headers.contains_key("Transfer-Encoding") {
-        answer.headers.entry("Content-Length".into()).or_insert(length);
-    }
-    let mut head = format!("HTTP/1.1 {} Whatever\r\nConnection: close\r\n", answer.status);
-    for (name, value) in &answer.headers {
-        head += &format!("{name}: {value}\r\n");
-    }
-    stream.write_all(format!("{head}\r\n").as_bytes())?;
-    if request.method == "HEAD" {
-        return Ok(());
-    }
-    match lie {
-        Some(Lie::Cut(length)) => stream.write_all(&answer.body[..*length]),
-        Some(Lie::Drip(pause)) => {
-            for byte in &answer.body {
-                if closing.load(Ordering::SeqCst) {
-                    break;
-                }
-                stream.write_all(&[*byte])?;
-                std::thread::sleep(*pause);
-            }
-            Ok(())
-        }
-        _ => stream.write_all(&answer.body),
-    }
-}
-
-fn honest(state: &mut State, request: &Request, address: SocketAddr) -> Answer {
-    personality::answer(state, request, address)
-}
-
-/// What a registry without ways of its own answers.
-fn plain(state: &mut State, request: &Request, address: SocketAddr) -> Answer {
-    if request.path() == "/token" {
-        return token(state, request);
-    }
-    if !is_admitted(state, request) {
-        let challenge = match state.guard {
-            Guard::Basic(_) => "Basic realm=\"here\"".to_owned(),
-            _ => format!("Bearer realm=\"http://{address}/token\",service=\"here\""),
-        };
-        return Answer::error(401, "UNAUTHORIZED").with("WWW-Authenticate", challenge);
-    }
-    let Some(rest) = request.path().strip_prefix("/v2/") else {
-        return Answer::error(404, "NAME_UNKNOWN");
-    };
-    if rest.is_empty() {
-        return Answer::new(200);
-    }
-    if let Some((repository, name)) = rest.split_once("/manifests/") {
-        return manifest(state, request, repository, name);
-    }
-    if let Some((repository, upload)) = rest.split_once("/blobs/uploads/") {
-        return uploads::answer(state, request, repository, upload);
-    }
-    if let Some((repository, digest)) = rest.split_once("/referrers/") {
-        return lists::referrers(state, request, repository, digest);
-    }
-    if let Some(repository) = rest.strip_suffix("/tags/list") {
-        return lists::tags(state, request, repository);
-    }
-    match rest.split_once("/blobs/") {
-        Some((repository, digest)) => blob(state, request, repository, digest),
-        None => Answer::error(404, "NAME_UNKNOWN"),
-    }
-}
-
-fn basic(credentials: &str) -> String {
-    use base64::Engine as _;
-    format!(
-        "Basic {}",
-        base64::engine::general_purpose::STANDARD.encode(credentials)
-    )
-}
-
-fn is_admitted(state: &State, request: &Request) -> bool {
-    let shown = request.header("authorization");
-    match state.guard {
-        Guard::Open => true,
-        Guard::Basic(wanted) => shown == Some(&basic(wanted)),
-        Guard::Bearer(_) => shown
-            .and_then(|shown| shown.strip_prefix("Bearer "))
-            .is_some_and(|token| state.tokens.iter().any(|own| own == token)),
-    }
-}
-
-fn token(state: &mut State, request: &Request) -> Answer {
-    let form: HashMap<String, String> = url::form_urlencoded::parse(&request.body).into_owned().collect();
-    let said = |name: &str| form.get(name).map(String::as_str);
-    if request.method == "POST" && said("grant_type") == Some("password") && !state.oauth {
-        return Answer::error(405, "UNSUPPORTED");
-    }
-    let good = match state.guard {
-        Guard::Bearer(Some(wanted)) => match (wanted.strip_prefix("token:"), said("grant_type")) {
-            (Some(identity), _) => request.method == "POST" && said("refresh_token") == Some(identity),
-            (None, Some("password")) => {
-                let (username, password) = wanted.split_once(':').unwrap();
-                said("username") == Some(username) && said("password") == Some(password)
-            }
-            (None, Some("refresh_token")) => said("refresh_token") == Some("come-back"),
-            _ => request.header("authorization") == Some(&basic(wanted)),
-        },
-        _ => true,
-    };
-    if !good {
-        return Answer::error(401, "UNAUTHORIZED");
-    }
-    state.issued += 1;
-    let token = format!("token-{}", state.issued);
-    state.tokens.push(token.clone());
-    let mut body = serde_json::json!({"access_token": token, "expires_in": 300});
-    if state.oauth && said("access_type") == Some("offline") {
-        body["refresh_token"] = "come-back".into();
-    }
-    if !state.oauth {
-        body = serde_json::json!({"token": token, "expires_in": 300});
-    }
-    Answer {
-        body: body.to_string().into_bytes(),
-        ..Answer::new(200)
-    }
-}
-
-fn manifest(state: &mut State, request: &Request, repository: &str, name: &str) -> Answer {
-    let key = (repository.to_owned(), name.to_owned());
-    if request.method == "PUT" {
-        let kind = request.header("content-type").unwrap().to_owned();
-        let digest = Digest::of(&request.body).to_string();
-        for name in [name, &digest] {
-            state
-                .manifests
-                .insert((repository.into(), name.into()), (kind.clone(), request.body.clone()));
-        }
-        let answer = Answer::new(201).with("Docker-Content-Digest", digest);
-        let document: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
-        return match document["subject"]["digest"].as_str() {
-            Some(subject) if state.referrers => answer.with("OCI-Subject", subject),
-            _ => answer,
-        };
-    }
-    match state.manifests.get(&key) {
-        Some((kind, bytes)) => Answer {
-            body: bytes.clone(),
-            ..Answer::new(200)
-                .with("Content-Type", kind)
-                .with("Docker-Content-Digest", Digest::of(bytes))
-        },
-        None => Answer::error(404, "MANIFEST_UNKNOWN"),
-    }
-}
-
-fn blob(state: &State, request: &Request, repository: &str, digest: &str) -> Answer {
-    let Some(bytes) = state.blobs.get(&(repository.to_owned(), digest.to_owned())) else {
-        return Answer::error(404, "BLOB_UNKNOWN");
-    };
-    let range = request
-        .header("range")
-        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
-    match range.map(|start| start.parse::<usize>().unwrap()) {
-        None => Answer {
-            body: bytes.clone(),
-            ..Answer::new(200)
-        },
-        Some(start) => Answer {
-            body: bytes[start..].to_vec(),
-            ..Answer::new(206).with(
-                "Content-Range",
-                format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len()),
-            )
-        },
-    }
 }

@@ -33,7 +33,7 @@ pub(super) fn answer(state: &mut State, request: &Request, address: SocketAddr) 
     match instead(state, &mut request) {
         Some(answer) => answer,
         None => {
-            let answer = super::plain(state, &request, address);
+            let answer = super::honest::plain(state, &request, address);
             afterwards(state, &request, answer, address)
         }
     }

@@ -205,7 +205,7 @@ fn build_and_send(
     let Some((target, transport, form)) = own.find_map(|output| output.first_push(&arguments.tags)) else {
         return pipeline::build(request, workshop);
     };
-    let client = transport.client(session, workshop.cancel);
+    let client = transport.client(session, std::slice::from_ref(target), workshop.cancel);
     let push = LayerPush {
         client: &client,
         store: workshop.store,

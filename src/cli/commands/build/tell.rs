@@ -1,11 +1,9 @@
 //! What is said of a finished build: on the screen, in `--iidfile`, in `--metadata-file`.
 
-use std::path::Path;
-
 use serde_json::{Map, Value, json};
 
 use super::Arguments;
-use crate::cli::commands::output::Delivered;
+use crate::cli::commands::output::{Delivered, text_to_file};
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::oci::Reference;
@@ -19,11 +17,11 @@ pub(super) fn tell(
     build: Option<&str>,
 ) -> Result<(), Failure> {
     if let Some(path) = &arguments.iidfile {
-        write_file(path, built.id.to_string().as_bytes())?;
+        text_to_file(path, &built.id.to_string())?;
     }
     if let Some(path) = &arguments.metadata_file {
         let metadata = Value::Object(metadata(arguments, built, delivered, build));
-        write_file(path, format!("{metadata:#}\n").as_bytes())?;
+        text_to_file(path, &format!("{metadata:#}\n"))?;
     }
     if arguments.quiet {
         output::line(built.id)?;
@@ -64,14 +62,11 @@ fn metadata(
         metadata.insert("containerimage.digest".into(), json!(descriptor.digest));
     }
     let names: Vec<String> = super::names(arguments).iter().map(Reference::to_string).collect();
-    metadata.insert("image.name".into(), json!(names.join(",")));
+    if !names.is_empty() {
+        metadata.insert("image.name".into(), json!(names.join(",")));
+    }
     if let Some(build) = build {
         metadata.insert("buildx.build.ref".into(), json!(format!("default/default/{build}")));
     }
     metadata
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    std::fs::write(path, bytes)
-        .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))
 }

@@ -113,7 +113,7 @@ impl Job<'_> {
             Kind::Image(Push::No) => Ok(None),
             Kind::Image(Push::Yes { by, transport }) => self.push(*by, *transport),
             Kind::Oci(to) => {
-                to_stream(to, |out| {
+                to_stream(to, self.delivery.cancel, |out| {
                     export::oci_archive(store, snapshotter, &images, form, epoch, out)
                 })?;
                 self.written().map(Some)
@@ -127,7 +127,7 @@ impl Job<'_> {
                     self.only_one("a docker archive")?,
                     self.names().to_vec(),
                 )];
-                to_stream(to, |out| {
+                to_stream(to, self.delivery.cancel, |out| {
                     export::docker_archive(store, snapshotter, &images, epoch, out)
                 })?;
                 Ok(None)
@@ -156,7 +156,7 @@ impl Job<'_> {
             cancel,
             ..
         } = self.delivery;
-        let client = transport.client(session, cancel);
+        let client = transport.client(session, self.names(), cancel);
         let sender = Sender {
             session,
             client: &client,
@@ -265,7 +265,7 @@ impl Job<'_> {
     fn tar(&self, to: &Destination) -> Result<(), Failure> {
         let parts = self.parts()?;
         let trees = trees(&parts);
-        to_stream(to, |out| {
+        to_stream(to, self.delivery.cancel, |out| {
             export::tree_archive(&self.delivery.session.snapshotter, &trees, out)
         })
     }

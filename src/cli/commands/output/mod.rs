@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub(super) use deliver::{Delivered, Delivery};
-pub(super) use stream::{to_file, to_stdout};
+pub(super) use stream::{text_to_file, to_file, to_stdout, until_cancelled};
 
 use crate::cancel::Cancel;
 use crate::cli::fields::Fields;
@@ -71,11 +71,11 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    /// What speaks to registries.
-    pub(super) fn client(self, session: &Session, cancel: &Cancel) -> Client {
+    /// What speaks to registries, those of `images` among them.
+    pub(super) fn client(self, session: &Session, images: &[Reference], cancel: &Cancel) -> Client {
         match self {
             Self::Configured => session.client(cancel),
-            Self::Insecure => session.insecure_client(cancel),
+            Self::Insecure => session.insecure_client(images, cancel),
         }
     }
 }
