@@ -146,15 +146,29 @@ impl<'a> Witness<'a> {
         file: Option<String>,
         subject: &Subject<'_>,
     ) -> Result<Stated, StoreError> {
-        Ok(Stated {
+        let written = self.workshop.store.write_blob(content)?;
+        Ok(self.stated(kind, written, content.len() as u64, file, subject))
+    }
+
+    /// The same for a predicate of `size` bytes that is kept already.
+    pub(super) fn stated(
+        &self,
+        kind: &str,
+        content: Digest,
+        size: u64,
+        file: Option<String>,
+        subject: &Subject<'_>,
+    ) -> Stated {
+        let (kind, subjects) = (kind.to_owned(), self.names(subject));
+        Stated {
             file,
             predicate: Predicate {
-                kind: kind.to_owned(),
-                content: self.workshop.store.write_blob(content)?,
-                size: content.len() as u64,
-                subjects: self.names(subject),
+                kind,
+                content,
+                size,
+                subjects,
             },
-        })
+        }
     }
 
     /// The image's layers as they are before anything compresses them, which may be differently each time.

@@ -407,7 +407,7 @@ fn make_image(
         result,
         scans: &scans,
         scanned,
-        snapshot: solution.snapshot,
+        snapshot,
         platform: &platform,
         epoch,
         created,

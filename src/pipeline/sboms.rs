@@ -2,17 +2,17 @@
 //! found there.
 
 use super::attestations::{SbomRequest, Stated, Subject, Witness};
-use super::inventory::inventory;
+use super::inventory::layers;
 use super::{BuildError, Workshop};
-use crate::attest::sbom;
+use crate::attest::sbom::{self, Findings, KnownDocument};
 use crate::export::{ExportError, LARGEST_PREDICATE};
 use crate::graph::{Op, Source};
 use crate::oci::attestation::SPDX;
-use crate::oci::{ChainId, DiffId, Reference, Timestamp};
+use crate::oci::{ChainId, DiffId, Digest, Reference, Timestamp};
 use crate::planner::{CORE, GENERATED, Generator, extra_name};
 use crate::progress::Event;
 use crate::snapshot::ContainerPath;
-use crate::store::SnapshotId;
+use crate::store::{Predicate, SnapshotId};
 
 /// How the names of documents end.
 const ENDING: &str = ".spdx.json";
@@ -28,6 +28,14 @@ struct Place<'a> {
     layers: &'a [DiffId],
     snapshot: Option<SnapshotId>,
     file: Option<String>,
+}
+
+impl Place<'_> {
+    /// What stands for all that makes its document this one, but for the files.
+    fn identity(&self, subject: &Subject<'_>) -> Digest {
+        let parts = (&self.name, &self.purls, subject.created, self.layers);
+        Digest::of(&serde_json::to_vec(&parts).expect("texts and numbers have no failing serialisers"))
+    }
 }
 
 impl Witness<'_> {
@@ -69,11 +77,18 @@ impl Witness<'_> {
 
     fn document(&self, place: &Place<'_>, subject: &Subject<'_>) -> Result<Stated, BuildError> {
         let Workshop { store, snapshotter, .. } = self.workshop;
-        let shown = &place.shown;
-        let inventory = inventory(store, snapshotter, place.snapshot, place.layers)?;
-        for warning in &inventory.warnings {
-            self.warn(format!("the SBOM for {shown} is not whole: {warning}"));
+        let identity = place.identity(subject);
+        let top = place.snapshot.map(|snapshot| store.snapshot(snapshot)).transpose()?;
+        let known = Findings::read(top.flatten().and_then(|top| top.findings()).as_deref());
+        if let Some(known) = known.document(&identity)
+            && store.has_blob(&known.content)?
+        {
+            self.tell_of(place, &known.warnings, known.size);
+            return Ok(self.stated(SPDX, known.content, known.size, place.file.clone(), subject));
         }
+        let layers = layers(store, place.snapshot, place.layers)?;
+        let view = snapshotter.view(place.snapshot).map_err(ExportError::from)?;
+        let inventory = sbom::scan(&view, &layers.files);
         let document = sbom::document(
             &inventory,
             &sbom::Subject {
@@ -82,13 +97,33 @@ impl Witness<'_> {
                 created: Timestamp::from_unix(subject.created),
             },
         );
-        if document.len() as u64 > LARGEST_PREDICATE {
-            let size = document.len();
+        let stated = self.predicate(SPDX, &document, place.file.clone(), subject)?;
+        let Predicate { content, size, .. } = stated.predicate;
+        self.tell_of(place, &inventory.warnings, size);
+        if let Some(top) = layers.files.last() {
+            let warnings = inventory.warnings;
+            let made = KnownDocument {
+                content,
+                size,
+                warnings,
+            };
+            top.known.learn_document(identity, made);
+        }
+        layers.remember();
+        Ok(stated)
+    }
+
+    /// What is to be told of a document, whenever it was made.
+    fn tell_of(&self, place: &Place<'_>, warnings: &[String], size: u64) {
+        let shown = &place.shown;
+        for warning in warnings {
+            self.warn(format!("the SBOM for {shown} is not whole: {warning}"));
+        }
+        if size > LARGEST_PREDICATE {
             self.warn(format!(
                 "the SBOM for {shown} has {size} bytes; not every reader takes that much"
             ));
         }
-        Ok(self.predicate(SPDX, &document, place.file.clone(), subject)?)
     }
 
     fn warn(&self, message: String) {
@@ -112,7 +147,7 @@ impl Witness<'_> {
         let view = snapshotter.view(written).map_err(ExportError::from)?;
         let directory = ContainerPath::new(GENERATED).expect("no NUL byte");
         let documents = sbom::generated(&view, &directory, ENDING, LARGEST_PREDICATE).map_err(broken)?;
-        let layers = super::inventory::layers(
+        let layers = layers(
             store,
             self.files_of(subject)?,
             &subject.composed.config.value().rootfs.diff_ids,
@@ -128,7 +163,7 @@ impl Witness<'_> {
         let (own, extras): (Vec<_>, Vec<_>) = documents.found.into_iter().partition(|document| document.name == core);
         let own = own
             .into_iter()
-            .map(|document| (wanted.file.clone(), document.with_layers(&layers)));
+            .map(|document| (wanted.file.clone(), document.with_layers(&layers.files)));
         let extras = extras.into_iter().map(|document| {
             let file = wanted.file.is_some().then(|| document.name.clone());
             (file, document)

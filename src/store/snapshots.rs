@@ -44,14 +44,37 @@ pub enum Kinship {
 const REMARK: &str = "remark";
 /// Bytes that a remark may have.
 const LARGEST_REMARK: u64 = 64 << 20;
+/// Beside `fs/`: what somebody who looked at the files wants to know when he looks again.
+const FINDINGS: &str = "findings";
 
 impl SnapshotRecord {
     /// What [`PendingSnapshot::remark`] kept, where something was.
     pub fn remark(&self) -> Option<Vec<u8>> {
-        let file = std::fs::File::open(self.fs.with_file_name(REMARK)).ok()?;
-        let mut remark = Vec::new();
-        file.take(LARGEST_REMARK).read_to_end(&mut remark).ok()?;
-        Some(remark)
+        self.beside(REMARK)
+    }
+
+    /// What [`SnapshotRecord::keep_findings`] kept, where something was.
+    pub fn findings(&self) -> Option<Vec<u8>> {
+        self.beside(FINDINGS)
+    }
+
+    /// Keeps what was found in the files, which never change, beside them; what was kept before is replaced. Whoever
+    /// cannot keep it looks again.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn keep_findings(&self, findings: &[u8]) -> std::io::Result<()> {
+        let place = self.fs.with_file_name(FINDINGS);
+        let partial = self.fs.with_file_name(format!("{FINDINGS}.{}", std::process::id()));
+        std::fs::write(&partial, findings)?;
+        std::fs::rename(&partial, &place)
+    }
+
+    fn beside(&self, name: &str) -> Option<Vec<u8>> {
+        let file = std::fs::File::open(self.fs.with_file_name(name)).ok()?;
+        let mut content = Vec::new();
+        file.take(LARGEST_REMARK).read_to_end(&mut content).ok()?;
+        Some(content)
     }
 }
 

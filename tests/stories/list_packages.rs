@@ -349,3 +349,66 @@ fn exported_files_have_statements_beside_them() {
     let file = project.directory().join("out-3/provenance.json");
     assert!(std::fs::symlink_metadata(file).unwrap().is_file());
 }
+
+/// The files beside snapshots that say what was found in them.
+fn findings(project: &Project) -> Vec<std::path::PathBuf> {
+    let snapshots = std::fs::read_dir(project.store().join("snapshots")).unwrap();
+    let places = snapshots.map(|entry| entry.unwrap().path().join("findings"));
+    places.filter(|place| place.exists()).collect()
+}
+
+#[test]
+fn what_was_found_in_a_layer_is_known_for_the_next_image() {
+    let listed = "/usr/lib/kept\n/usr/lib/changed\n/usr/lib/gone\n/usr/share/all/one\n/usr/share/new/one\n";
+    let write = |project: &Project, last: &str| {
+        project
+            .write(
+                "first/var/lib/dpkg/status",
+                "Package: lib\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n",
+            )
+            .write("first/var/lib/dpkg/info/lib.list", listed)
+            .write("Dockerfile", format!("FROM busybox\nCOPY first /\n{last}\n"))
+            .write(".dockerignore", "out*\n");
+        for file in listed.lines() {
+            project.write(&format!("first{file}"), file);
+        }
+    };
+    let built = |project: &Project, last: &str| {
+        write(project, last);
+        let mut build = project.builder("build --sbom -t app -o type=oci,dest=out,tar=false .");
+        build.env("SOURCE_DATE_EPOCH", "1700000000").run().succeeds();
+        let document = document(project);
+        std::fs::remove_dir_all(project.directory().join("out")).unwrap();
+        document
+    };
+    let project = Project::new();
+    let first = built(&project, "RUN touch /more");
+    assert_eq!(first["files"].as_array().unwrap().len(), 5);
+    let known = findings(&project);
+    assert!(!known.is_empty());
+    for last in [
+        "RUN touch /more /again",
+        "RUN rm -r /usr/share/all /usr/lib/gone && echo other > /usr/lib/changed",
+        "RUN rm -r /usr/share/all && mkdir -p /usr/share/all && rm -r /usr/share/new && mkdir /usr/share/new && echo x > /usr/share/new/one",
+        "RUN mv /usr/lib /usr/moved && ln -s moved /usr/lib",
+    ] {
+        assert_eq!(built(&project, last), built(&Project::new(), last), "{last}");
+    }
+    // It is used: what is said of a file there is said of it in the next image.
+    let digest = first["files"][0]["checksums"][0]["checksumValue"].as_str().unwrap();
+    let lie = "0".repeat(40);
+    for place in known {
+        let content = std::fs::read_to_string(&place).unwrap();
+        std::fs::write(&place, content.replace(digest, &lie)).unwrap();
+    }
+    let next = built(&project, "RUN touch /something /else");
+    assert!(next.to_string().contains(&lie));
+    // Nothing is understood of it: all is looked at again.
+    for place in findings(&project) {
+        std::fs::write(&place, "{").unwrap();
+    }
+    let next = built(&project, "RUN touch /something /else");
+    assert!(!next.to_string().contains(&lie) && next.to_string().contains(digest));
+    // The document itself, where nothing changed.
+    assert_eq!(built(&project, "RUN touch /something /else"), next);
+}

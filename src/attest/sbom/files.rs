@@ -8,10 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 use rayon::prelude::*;
 use sha1::{Digest as _, Sha1};
 
-use super::layers::{LayerFiles, layer_of};
+use super::layers::{LayerFiles, place_of};
 use super::package::Package;
 use crate::oci::DiffId;
-use crate::snapshot::{ContainerPath, Rootfs};
+use crate::snapshot::{ContainerPath, Kind, Rootfs};
 
 /// Files that are listed, at most: beyond, none is.
 const MOST_FILES: usize = 100_000;
@@ -63,8 +63,20 @@ pub(super) fn owned(view: &Rootfs, layers: &[LayerFiles], packages: &mut [Packag
     let digested: Vec<Option<(OwnedFile, Vec<usize>)>> = files
         .into_par_iter()
         .map(|(path, owners)| {
-            let sha1 = digest(view, &path)?;
-            let layer = layer_of(layers, &path);
+            // The layer has it still where the image does not any more.
+            is_regular(view, &path).then_some(())?;
+            let place = place_of(layers, &path);
+            let sha1 = match place.and_then(|place| place.known.sha1(&path)) {
+                Some(known) => known,
+                None => {
+                    let sha1 = digest(view, &path)?;
+                    if let Some(place) = place {
+                        place.known.learn_sha1(&path, &sha1);
+                    }
+                    sha1
+                }
+            };
+            let layer = place.and_then(|place| place.layer);
             Some((OwnedFile { path, sha1, layer }, owners))
         })
         .collect();
@@ -81,12 +93,13 @@ pub(super) fn owned(view: &Rootfs, layers: &[LayerFiles], packages: &mut [Packag
     (found, None)
 }
 
-/// The digest of a regular file; `None` for anything else, and for what is not there.
+fn is_regular(view: &Rootfs, path: &ContainerPath) -> bool {
+    let found = view.lstat(path).ok();
+    found.is_some_and(|found| Kind::of_mode(found.st_mode) == Some(Kind::Regular))
+}
+
+/// The digest of a regular file.
 fn digest(view: &Rootfs, path: &ContainerPath) -> Option<String> {
-    use crate::snapshot::Kind;
-    if Kind::of_mode(view.lstat(path).ok()?.st_mode) != Some(Kind::Regular) {
-        return None;
-    }
     let mut file = view.open_regular(path).ok()?;
     let (mut hash, mut buffer) = (Sha1::new(), vec![0; PIECE]);
     loop {

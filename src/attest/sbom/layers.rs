@@ -1,5 +1,6 @@
 //! Which layer of an image a file came with.
 
+use super::known::Findings;
 use crate::oci::DiffId;
 use crate::snapshot::{ContainerPath, Rootfs};
 
@@ -9,10 +10,12 @@ pub(super) const MOST_VERSIONS: usize = 32;
 /// What one layer changed.
 #[derive(Debug)]
 pub struct LayerFiles {
-    /// The layer.
-    pub layer: DiffId,
+    /// The layer, where it is known as one.
+    pub layer: Option<DiffId>,
     /// Its files, in the form of an overlayfs upper directory: several where several snapshots are one layer, lowest first.
     pub directories: Vec<Rootfs>,
+    /// What was found in them.
+    pub known: Findings,
 }
 
 impl LayerFiles {
@@ -28,6 +31,10 @@ impl LayerFiles {
 
 /// The layer that a file of the image came with: the topmost one that has it. `path` leads through no links.
 pub(super) fn layer_of(layers: &[LayerFiles], path: &ContainerPath) -> Option<DiffId> {
-    let found = layers.iter().rev().find(|layer| layer.has(path));
-    found.map(|layer| layer.layer)
+    place_of(layers, path)?.layer
+}
+
+/// The same, with what is known of the layer.
+pub(super) fn place_of<'a>(layers: &'a [LayerFiles], path: &ContainerPath) -> Option<&'a LayerFiles> {
+    layers.iter().rev().find(|layer| layer.has(path))
 }

@@ -1,7 +1,8 @@
 //! Which packages are in an image: what package databases, installed packages and lock files in it say.
 //!
 //! `find` walks the files, the ecosystems' own files read what was found, `layers` says which layer brought it, `files`
-//! looks at what packages own, `spdx` writes it down; `generated` reads what others wrote down. Everything read is an image's: bounded, and never executed.
+//! looks at what packages own, `spdx` writes it down; `generated` reads what others wrote down, `known` what
+//! was found before. Everything read is an image's: bounded, and never executed.
 
 mod apk;
 mod cargo;
@@ -11,6 +12,7 @@ mod files;
 mod find;
 mod generated;
 mod go;
+mod known;
 mod layers;
 mod license;
 mod node;
@@ -29,6 +31,7 @@ use crate::snapshot::{ContainerPath, Rootfs, RootfsError};
 
 use find::Found;
 pub use generated::{Generated, GeneratedDocument, GeneratedError, generated};
+pub use known::{Findings, KnownDocument};
 pub use layers::LayerFiles;
 use package::{Kind, Package};
 pub use spdx::{Subject, document};
@@ -78,7 +81,7 @@ pub fn scan(view: &Rootfs, layers: &[LayerFiles]) -> Inventory {
     let release = release(view);
     let (found, mut warnings) = find::walk(view);
     let mut scanned = databases(view, layers, &release);
-    let others: Vec<Scanned> = found.par_iter().map(|found| read(view, found)).collect();
+    let others: Vec<Scanned> = found.par_iter().map(|found| read(view, layers, found)).collect();
     scanned.extend(others);
     let mut packages = BTreeMap::new();
     for Scanned { packages: own, warning } in scanned {
@@ -152,9 +155,6 @@ enum Broken {
     /// It is not what its name says.
     #[error("it is malformed ({0})")]
     Malformed(&'static str),
-    /// It is of a format that is not read.
-    #[error("{0}")]
-    Unsupported(&'static str),
 }
 
 impl From<RootfsError> for Broken {
@@ -178,8 +178,11 @@ fn databases(view: &Rootfs, layers: &[LayerFiles], release: &Release) -> Vec<Sca
 }
 
 /// Reads what lies anywhere.
-fn read(view: &Rootfs, found: &Found) -> Scanned {
+fn read(view: &Rootfs, layers: &[LayerFiles], found: &Found) -> Scanned {
     let path = found.path();
+    if let Found::Executable(path) = found {
+        return program(view, layers, path);
+    }
     Scanned::of(
         path,
         match found {
@@ -190,6 +193,19 @@ fn read(view: &Rootfs, found: &Found) -> Scanned {
             Found::Executable(path) => elf::read(view, path),
         },
     )
+}
+
+/// Most programs tell nothing, which is remembered.
+fn program(view: &Rootfs, layers: &[LayerFiles], path: &ContainerPath) -> Scanned {
+    let layer = layers::place_of(layers, path);
+    if layer.is_some_and(|layer| layer.known.is_mute(path)) {
+        return Scanned::default();
+    }
+    let read = elf::read(view, path);
+    if let (Some(layer), Ok([])) = (layer, read.as_deref()) {
+        layer.known.learn_mute(path);
+    }
+    Scanned::of(path, read)
 }
 
 /// The packages of one database, each with the layer that brought it: the lowest one from which on it is in every
@@ -207,7 +223,7 @@ fn with_layers(
     let Some((newest, _)) = versions.next() else {
         return packages;
     };
-    let mut layer_of: Vec<DiffId> = vec![newest; packages.len()];
+    let mut layer_of: Vec<Option<DiffId>> = vec![newest; packages.len()];
     let mut settled = vec![false; packages.len()];
     for (layer, root) in versions.take(layers::MOST_VERSIONS) {
         let Some(before) = parse(root) else { break };
@@ -221,7 +237,7 @@ fn with_layers(
         }
     }
     for (package, layer) in packages.iter_mut().zip(layer_of) {
-        package.layer = Some(layer);
+        package.layer = layer;
     }
     packages
 }

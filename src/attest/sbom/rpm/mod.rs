@@ -1,7 +1,6 @@
-//! RPM packages: the database in SQLite (since rpm 4.16) or in rpm's own format (`ndb`, SUSE's).
-//!
-//! Databases of Berkeley DB, which rpm wrote before, are not read and named in a warning.
+//! RPM packages: the database in SQLite (since rpm 4.16), in rpm's own format (`ndb`, SUSE's), or in Berkeley DB (before).
 
+mod berkeley;
 mod header;
 mod ndb;
 mod sqlite;
@@ -29,8 +28,8 @@ pub(super) const DATABASES: [(&str, Format); 6] = [
     ("/var/lib/rpm/Packages", Format::BerkeleyDb),
     ("/usr/lib/sysimage/rpm/Packages", Format::BerkeleyDb),
 ];
-/// Bytes of a database in rpm's own format.
-const LARGEST_NDB: u64 = 512 << 20;
+/// Bytes of a database that is read as a whole.
+const LARGEST: u64 = 512 << 20;
 /// Keys that signatures are checked with are kept as if they were packages.
 const KEY: &str = "gpg-pubkey";
 
@@ -49,13 +48,8 @@ fn read(root: &Rootfs, path: &ContainerPath, format: Format, release: &Release) 
     };
     match format {
         Format::Sqlite => sqlite::each(root.open_regular(path)?, &mut add)?,
-        Format::Ndb => ndb::each(&root.read_file(path, LARGEST_NDB)?, &mut add)?,
-        Format::BerkeleyDb => {
-            root.open_regular(path)?;
-            return Err(Broken::Unsupported(
-                "rpm databases in Berkeley DB are not read; `rpmdb --rebuilddb` of a current rpm writes another",
-            ));
-        }
+        Format::Ndb => ndb::each(&root.read_file(path, LARGEST)?, &mut add)?,
+        Format::BerkeleyDb => berkeley::each(&root.read_file(path, LARGEST)?, &mut add)?,
     }
     Ok(packages)
 }
