@@ -78,7 +78,10 @@ pub(super) const LARGEST_KEY: u64 = 64 << 10;
 /// A public key, from its file.
 pub(super) fn verifying_key(path: &Path) -> Result<VerifyingKey, Failure> {
     let failed = |error| Failure::usage(format!("the public key {}: {}", path.display(), with_causes(&error)));
-    VerifyingKey::read(&read(path, LARGEST_KEY)?).map_err(failed)
+    let text = read(path, LARGEST_KEY).map_err(|failure| {
+        failure.hint("it is the public half of a pair, which `builder generate-key-pair` makes: cosign.pub")
+    })?;
+    VerifyingKey::read(&text).map_err(failed)
 }
 
 impl PolicyConfig {

@@ -37,7 +37,7 @@ pub(super) fn manifests(
                 })?;
                 manifests.push((parsed, manifest.clone()));
             }
-            Attestation::Received(_) => {}
+            Attestation::Received(_) | Attestation::Listed(_) => {}
         }
     }
     if !statements.is_empty() {

@@ -10,7 +10,7 @@ use super::form::{Dialect, Form};
 use super::image::{layers_in_form, manifest};
 use crate::oci::{Descriptor, DiffId, Digest, ImageIndex, ImageManifest, LARGEST_MANIFEST, Raw, media_type};
 use crate::snapshot::Snapshotter;
-use crate::store::{ImageRecord, IndexRecord, Store, StoredImage};
+use crate::store::{Attestation, ImageRecord, IndexRecord, Store, StoredImage};
 
 /// What a name leads to somewhere else. All layers are blobs of the store.
 #[derive(Clone, Debug)]
@@ -65,8 +65,17 @@ fn image_documents(store: &Store, snapshotter: &Snapshotter, image: &ImageRecord
     }
     form.check_attested()?;
     let manifests: Vec<_> = [(manifest, descriptor)].into_iter().chain(stated).collect();
-    let index = Raw::new(ImageIndex::new(listed(&manifests)));
-    let descriptor = index.descriptor(media_type::INDEX);
+    let came = image.attestations.iter().find_map(|attestation| match attestation {
+        Attestation::Listed(index) if form.annotations.is_empty() => Some(index),
+        _ => None,
+    });
+    let came = match came {
+        Some(index) => as_it_came(store, index, &manifests, form)?,
+        None => None,
+    };
+    let index = came.unwrap_or_else(|| Raw::new(ImageIndex::new(listed(&manifests))));
+    let kind = index.value().media_type.clone();
+    let descriptor = index.descriptor(kind.as_deref().unwrap_or(media_type::INDEX));
     Ok(Documents::Index((index, descriptor), manifests))
 }
 

@@ -151,6 +151,28 @@ fn unknown_config(statements: &[Descriptor]) -> Vec<u8> {
     config.to_string().into_bytes()
 }
 
+/// Bytes of a statement: the largest predicate that BuildKit reads, and what is around it.
+pub const LARGEST_STATEMENT: u64 = 41 << 20;
+/// Statements about one image in one manifest.
+const MOST_STATEMENTS: usize = 64;
+/// Manifests of statements about one image.
+pub const MOST_STATEMENT_MANIFESTS: usize = 8;
+
+/// The statements of a manifest that are not too large.
+pub fn statements(manifest: &ImageManifest) -> impl Iterator<Item = &Descriptor> {
+    let is_statement = |layer: &&Descriptor| {
+        layer.media_type == IN_TOTO && layer.size <= LARGEST_STATEMENT && layer.annotations.contains_key(PREDICATE_TYPE)
+    };
+    manifest.layers.iter().filter(is_statement).take(MOST_STATEMENTS)
+}
+
+/// What must be kept with a manifest of statements so that it can be sent on as it is; `None` where that is more than
+/// statements, or more than anybody reads of them.
+pub fn parts(manifest: &ImageManifest) -> Option<Vec<&Descriptor>> {
+    let whole = statements(manifest).count() == manifest.layers.len() && manifest.config.size <= LARGEST_STATEMENT;
+    whole.then(|| statements(manifest).chain([&manifest.config]).collect())
+}
+
 /// Whether a listed manifest holds statements about `image`.
 pub fn is_about(listed: &Descriptor, image: &Digest) -> bool {
     let says = |key: &str| listed.annotations.get(key).map(String::as_str);

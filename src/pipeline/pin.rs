@@ -132,6 +132,9 @@ impl Pinner<'_> {
                 *reference = reference.pinned(digest);
             }
         }
+        if let ImageName::Reference(reference) = &mut request.name {
+            *reference = self.admission.check_signed(reference.clone(), self.puller)?;
+        }
         let answer = self.inner.resolve(&[request]).into_iter().next();
         answer.unwrap_or_else(|| Err("nobody answered".into()))
     }

@@ -81,8 +81,8 @@ fn joined(store: &Store, before: &StoredImage, image: &ResolvedImage) -> Result<
             .annotations
             .clone_from(&index.value().manifests[*place].annotations);
     }
-    // An index of which all is here can be sent on as it came.
-    let whole = placed.len() == index.value().manifests.len();
+    // An index of which all is here can be sent on as it came, what is stated of the images among it.
+    let whole = placed.len() == index.value().images().count();
     let document = match whole {
         true => {
             store.write_blob(index.bytes())?;

@@ -7,17 +7,14 @@ use serde_json::Value;
 
 use super::resolve::choose;
 use super::{PullError, Puller};
-use crate::oci::attestation::{IN_TOTO, PREDICATE_TYPE, is_about};
-use crate::oci::{Descriptor, Digest, ImageIndex, ImageManifest, ManifestOrIndex, Platform, Raw, Reference};
+use crate::oci::attestation::{
+    self, LARGEST_STATEMENT, MOST_STATEMENT_MANIFESTS, is_about, statements as statements_of,
+};
+use crate::oci::{
+    Descriptor, Digest, ImageIndex, ImageManifest, ManifestOrIndex, Platform, Raw, Reference, media_type,
+};
 use crate::registry::Client;
 use crate::store::{Attestation, ImageRecord, Store};
-
-/// Bytes of a statement: what BuildKit reads of a predicate, and what is around it.
-const LARGEST_STATEMENT: u64 = 41 << 20;
-/// Statements about one image.
-const MOST_STATEMENTS: usize = 64;
-/// Manifests of statements about one image.
-const MOST_MANIFESTS: usize = 8;
 
 /// What somebody states of an image.
 #[derive(Clone, PartialEq, Debug)]
@@ -55,7 +52,7 @@ pub fn statements(client: &Client, reference: &Reference, platform: &Platform) -
     let image = choose(reference, index.value(), platform)?.digest;
     let mut found = Vec::new();
     for (_, manifest) in manifests(client, reference, index.value(), &image)? {
-        for layer in layers(manifest.value()) {
+        for layer in statements_of(manifest.value()) {
             let bytes = client.blob(reference, layer)?.read_all()?;
             found.extend(read(&bytes, layer, &image)?);
         }
@@ -86,11 +83,12 @@ pub fn stored_statements(store: &Store, image: &ImageRecord) -> Result<Vec<State
                 let Some(own) = image.manifest.as_ref().filter(|own| is_about(listed, &own.digest)) else {
                     continue;
                 };
-                for layer in layers(&manifest) {
+                for layer in statements_of(&manifest) {
                     let bytes = store.read_blob(&layer.digest, LARGEST_STATEMENT)?;
                     found.extend(read(&bytes, layer, &own.digest)?);
                 }
             }
+            Attestation::Listed(_) => {}
         }
     }
     Ok(found)
@@ -108,17 +106,24 @@ impl Puller {
         let reference = &image.reference;
         let (mut received, mut count) = (Vec::new(), 0);
         for (listed, manifest) in manifests(&self.client, reference, index.value(), &manifest.digest)? {
-            let parts = layers(manifest.value()).chain([&manifest.value().config]);
+            let Some(parts) = attestation::parts(manifest.value()) else {
+                continue;
+            };
             for part in parts {
-                if part.size > LARGEST_STATEMENT || self.store.has_blob(&part.digest)? {
-                    continue;
+                if !self.store.has_blob(&part.digest)? {
+                    let bytes = self.client.blob(reference, part)?.read_all()?;
+                    self.store.write_blob(&bytes)?;
                 }
-                let bytes = self.client.blob(reference, part)?.read_all()?;
-                self.store.write_blob(&bytes)?;
             }
             self.store.write_blob(manifest.bytes())?;
-            count += layers(manifest.value()).count();
+            count += statements_of(manifest.value()).count();
             received.push(Attestation::Received(listed));
+        }
+        // An index that lists the image and what is stated of it, and nothing else, can be sent on as it came.
+        if !received.is_empty() && index.value().manifests.len() == 1 + received.len() {
+            self.store.write_blob(index.bytes())?;
+            let kind = index.value().media_type.as_deref().unwrap_or(media_type::INDEX);
+            received.push(Attestation::Listed(index.descriptor(kind)));
         }
         if let Some(record) = self.store.image(&image.id)?.filter(|_| !received.is_empty()) {
             self.store.put_image(&record.attested(received))?;
@@ -136,21 +141,13 @@ fn manifests(
 ) -> Result<Vec<(Descriptor, Raw<ImageManifest>)>, PullError> {
     let mut found = Vec::new();
     let listed = index.manifests.iter().filter(|listed| is_about(listed, image));
-    for listed in listed.take(MOST_MANIFESTS) {
+    for listed in listed.take(MOST_STATEMENT_MANIFESTS) {
         let (document, _) = client.manifest(&reference.with_digest(listed.digest))?;
         if let ManifestOrIndex::Manifest(manifest) = document {
             found.push((listed.clone(), manifest));
         }
     }
     Ok(found)
-}
-
-/// The statements of a manifest that are not too large.
-fn layers(manifest: &ImageManifest) -> impl Iterator<Item = &Descriptor> {
-    let is_statement = |layer: &&Descriptor| {
-        layer.media_type == IN_TOTO && layer.size <= LARGEST_STATEMENT && layer.annotations.contains_key(PREDICATE_TYPE)
-    };
-    manifest.layers.iter().filter(is_statement).take(MOST_STATEMENTS)
 }
 
 /// One statement, unless it names subjects, and the image is none of them.

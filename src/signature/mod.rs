@@ -4,6 +4,7 @@
 //! Owns keys, what is signed, and where it lies. It signs digests: what they name it neither fetches nor looks at. No
 //! key and no password is part of a message, and what held them is overwritten.
 
+mod bundle;
 mod envelope;
 mod error;
 mod key;
@@ -76,17 +77,22 @@ pub fn verify(
     expected: &Expectation<'_>,
 ) -> Result<Vec<Claim>, SignatureError> {
     let subject = || reference.with_digest(digest).to_string();
-    let Some(manifest) = stored::manifest(client, reference, digest)? else {
-        return Err(SignatureError::NotSigned { image: subject() });
-    };
     let mut good = Vec::new();
     let mut wrong = Vec::new();
-    for signature in stored::signatures(&manifest, reference)? {
+    let mut sort = |checked| match checked {
+        Ok(claim) => good.push(claim),
+        Err(reason) => wrong.push(reason),
+    };
+    let manifest = stored::manifest(client, reference, digest)?;
+    let signatures = manifest
+        .map(|manifest| stored::signatures(&manifest, reference))
+        .transpose()?;
+    for signature in signatures.unwrap_or_default() {
         let payload = stored::payload(client, reference, &signature)?;
-        match check(&payload, &signature.bytes, digest, expected) {
-            Ok(claim) => good.push(claim),
-            Err(reason) => wrong.push(reason),
-        }
+        sort(check(&payload, &signature.bytes, digest, expected));
+    }
+    for bundle in bundle::bundles(client, reference, digest)? {
+        sort(bundle::check(&bundle, reference, digest, expected));
     }
     match (good.is_empty(), wrong.into_iter().max()) {
         (false, _) => Ok(good),

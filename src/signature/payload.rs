@@ -70,7 +70,7 @@ pub(super) fn read(payload: &[u8], digest: Digest, expected: &Expectation<'_>) -
 }
 
 /// What a stranger wrote, for a message.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     const LONGEST: usize = 200;
     text.chars()
         .filter(|letter| !letter.is_control())

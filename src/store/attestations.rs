@@ -17,6 +17,9 @@ pub enum Attestation {
     Made(Predicate),
     /// The manifest of statements that the image came with, a blob of the store as its layers are.
     Received(Descriptor),
+    /// The index that listed the image and all of these, and nothing else: a blob of the store, by which they can be sent
+    /// on under the digest that they came with.
+    Listed(Descriptor),
 }
 
 /// What is stated about whichever manifest the image gets.
@@ -37,7 +40,7 @@ impl Attestation {
     pub(super) fn content(&self) -> Digest {
         match self {
             Self::Made(predicate) => predicate.content,
-            Self::Received(manifest) => manifest.digest,
+            Self::Received(document) | Self::Listed(document) => document.digest,
         }
     }
 }
@@ -46,7 +49,7 @@ impl Attestation {
 pub(super) fn made(attestations: &[Attestation]) -> Vec<&Predicate> {
     let made = attestations.iter().filter_map(|attestation| match attestation {
         Attestation::Made(predicate) => Some(predicate),
-        Attestation::Received(_) => None,
+        Attestation::Received(_) | Attestation::Listed(_) => None,
     });
     made.collect()
 }

@@ -20,6 +20,7 @@ mod build_with_cache;
 mod build_with_stages;
 mod cache_services;
 mod carry_caches;
+mod carry_statements;
 mod check_a_dockerfile;
 mod copy_files;
 mod damage_the_store;

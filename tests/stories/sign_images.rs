@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use builder::oci::{Descriptor, Digest, media_type};
 use serde_json::{Value, json};
 
@@ -11,6 +13,7 @@ use crate::lying::{Lie, LyingRegistry};
 use crate::support::{Outcome, Project};
 
 const PASSWORD: &str = "pass word";
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 
 fn serve(registry: &LyingRegistry, repository: &str, content: &str) -> Digest {
     let image = Image::of(&[Layer::gzip(&[("file", content.as_bytes())])]);
@@ -219,6 +222,124 @@ fn signatures_that_lie_are_worth_nothing() {
     check().exits(1).says("is not signed");
 }
 
+/// A bundle as cosign 3 makes it, of a statement about `subject`, and what leads to it.
+fn attach_bundle(
+    registry: &LyingRegistry,
+    project: &Project,
+    key: &str,
+    repository: &str,
+    subject: Digest,
+    kind: &str,
+) {
+    let statement = json!({
+        "_type": "https://in-toto.io/Statement/v1", "predicateType": kind, "predicate": {},
+        "subject": [{"digest": {"sha256": subject.hex()}, "annotations": {"stage": "release"}}],
+    })
+    .to_string();
+    let payload_type = "application/vnd.in-toto+json";
+    let signed = format!(
+        "DSSEv1 {} {payload_type} {} {statement}",
+        payload_type.len(),
+        statement.len()
+    );
+    project.write("signed", signed);
+    let signature = std::process::Command::new("sh")
+        .args(["-c", &format!("openssl dgst -sha256 -sign {key} signed | base64 -w0")])
+        .current_dir(project.directory())
+        .output()
+        .unwrap();
+    let bundle = json!({
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": ""}},
+        "dsseEnvelope": {
+            "payload": BASE64.encode(&statement), "payloadType": payload_type,
+            "signatures": [{"sig": String::from_utf8(signature.stdout).unwrap()}],
+        },
+    })
+    .to_string();
+    let empty = Descriptor::of("application/vnd.oci.empty.v1+json", b"{}");
+    for blob in [bundle.as_bytes(), b"{}"] {
+        registry.put_blob(repository, blob);
+    }
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": media_type::MANIFEST, "artifactType": BUNDLE, "config": empty,
+        "layers": [Descriptor::of(BUNDLE, bundle.as_bytes())],
+        "subject": Descriptor::new(media_type::MANIFEST, subject, 1),
+    })
+    .to_string();
+    let mut listed = Descriptor::of(media_type::MANIFEST, manifest.as_bytes());
+    listed.other.insert("artifactType".into(), BUNDLE.into());
+    registry.put_manifest(
+        repository,
+        &listed.digest.to_string(),
+        media_type::MANIFEST,
+        manifest.as_bytes(),
+    );
+    let index = builder::oci::Raw::new(builder::oci::ImageIndex::new(vec![listed]));
+    let place = subject.to_string().replace(':', "-");
+    registry.put_manifest(repository, &place, media_type::INDEX, index.bytes());
+}
+
+#[test]
+fn signatures_in_bundles_are_read() {
+    const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
+    let (registry, project) = (LyingRegistry::start(), Project::new());
+    let (host, digest) = (registry.host(), serve(&registry, "app", "x"));
+    let script = "for name in own other; do openssl ecparam -name prime256v1 -genkey -noout -out $name.key && \
+                  openssl pkey -in $name.key -pubout -out $name.pub || exit 1; done";
+    let made = std::process::Command::new("sh")
+        .args(["-c", script])
+        .current_dir(project.directory())
+        .status();
+    assert!(made.unwrap().success());
+    let check = |arguments: &str| verify(&project, &format!("{arguments} {host}/app:1"));
+    check("--key own.pub").exits(1).says("is not signed");
+    // An SBOM that the key signed is no signature of the image.
+    attach_bundle(
+        &registry,
+        &project,
+        "own.key",
+        "app",
+        digest,
+        "https://spdx.dev/Document",
+    );
+    check("--key own.pub").exits(1).says("no statement about an image");
+    attach_bundle(&registry, &project, "own.key", "app", Digest::of(b"another"), SIGNED);
+    let misplaced = registry
+        .manifest("app", &Digest::of(b"another").to_string().replace(':', "-"))
+        .unwrap();
+    registry.put_manifest(
+        "app",
+        &digest.to_string().replace(':', "-"),
+        media_type::INDEX,
+        &misplaced,
+    );
+    check("--key own.pub").exits(1).says("the signature is of sha256:");
+    attach_bundle(&registry, &project, "own.key", "app", digest, SIGNED);
+    check("--key other.pub")
+        .exits(1)
+        .says("none was made with the private half");
+    check("--key own.pub -a stage=test").exits(1).says("annotation `stage`");
+    let shown = check("--key own.pub -a stage=release").succeeds();
+    let claims: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(
+        claims[0]["critical"]["image"]["docker-manifest-digest"],
+        digest.to_string()
+    );
+    assert_eq!(claims[0]["critical"]["type"], SIGNED);
+    // Both forms beside each other.
+    project
+        .builder(&format!("sign --key other.key {host}/app:1"))
+        .run()
+        .succeeds();
+    check("--key other.pub").succeeds();
+    check("--key own.pub").succeeds();
+    verify(&project, &format!("--key none.pub {host}/app:1"))
+        .exits(2)
+        .says("none.pub")
+        .says("`builder generate-key-pair` makes");
+}
+
 #[test]
 fn a_copy_is_of_the_repository_that_it_names() {
     let (registry, project) = (LyingRegistry::start(), Project::new());
@@ -291,6 +412,15 @@ fn base_images_must_be_signed_where_the_configuration_says_so() {
         .run(&format!("{host}/team/other:1"))
         .exits(125)
         .says("must be signed");
+
+    // Nothing is pinned that no build could use.
+    project
+        .builder("update")
+        .run()
+        .exits(1)
+        .says(&format!("image `{host}/team/other:1` cannot be used"))
+        .says("must be signed");
+    assert!(!project.directory().join("builder.lock").exists());
 
     // What is used is what was checked, whatever the name leads to a moment later.
     project.builder(&format!("pull {host}/team/base:1")).run().succeeds();

@@ -134,7 +134,7 @@ pub(super) fn run_verify(arguments: &VerifyArguments) -> Result<(), Failure> {
         };
         let claims = verify(&client, reference, digest, &expected)?;
         output::remark(format_args!(
-            "{}@{digest} is signed: {} with a key that was given, for this digest and this repository",
+            "{}@{digest} is signed: {} with a key that was given, for this digest",
             reference.name(),
             crate::cli::report::counted(claims.len(), "good signature"),
         ));

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::bundle::{Bundle, refused};
 use crate::export::error::{ExportError, Result};
 use crate::export::{CONTAINERD_NAME, REF_NAME};
+use crate::oci::attestation::{self, MOST_STATEMENT_MANIFESTS};
 use crate::oci::{
     Descriptor, Digest, ImageIndex, ImageManifest, ManifestOrIndex, Platform, Raw, Reference, Unusable, media_type,
 };
@@ -23,6 +24,10 @@ pub(super) struct Found {
     /// Lowest first.
     pub(super) layers: Vec<Part>,
     pub(super) manifest: Option<Descriptor>,
+    /// Manifests of what is stated about it, and the blobs that each names.
+    pub(super) statements: Vec<(Descriptor, Vec<Digest>)>,
+    /// The index that lists it and these, and nothing else.
+    pub(super) index: Option<Descriptor>,
 }
 
 /// A blob of an image.
@@ -127,8 +132,15 @@ fn find_in_index(bundle: &mut Bundle<'_>, platform: Option<&Platform>, index: Ve
                     annotations: index.value().annotations.clone(),
                     document: whole.then_some(own),
                 };
-                // An archive of one platform of several is an image.
-                let alone = listed.len() == 1 && (platform.is_some() || index.document.is_none());
+                // An archive of one platform of several is an image, and so is one with what is stated about it.
+                let mut alone = listed.len() == 1 && (platform.is_some() || index.document.is_none());
+                if let ([only], Some(document)) = (listed.as_slice(), &index.document) {
+                    let image = &mut content.images[only.image];
+                    if !image.statements.is_empty() {
+                        image.index = Some(document.clone());
+                        alone = true;
+                    }
+                }
                 (listed, (!alone).then_some(index))
             }
         };
@@ -177,6 +189,8 @@ impl Content {
                     config: Part::from(&manifest.config),
                     layers: manifest.layers.iter().map(Part::from).collect(),
                     manifest: Some(own),
+                    statements: Vec::new(),
+                    index: None,
                 });
                 self.images.len() - 1
             }
@@ -203,12 +217,18 @@ impl Content {
             Some(platform) => index.select(platform).into_iter().collect(),
             None => index.images().filter(|image| bundle.has(&image.digest)).collect(),
         };
-        let mut whole = chosen.len() == index.manifests.len();
+        let (mut whole, mut taken) = (true, chosen.len());
         for descriptor in &chosen {
             match read(bundle, descriptor)? {
                 (ManifestOrIndex::Manifest(manifest), own) => match artifact(&own, &manifest)? {
                     Some(_) => whole = false,
-                    None => listed.push(self.add(own, manifest, descriptor)?),
+                    None => {
+                        let found = self.add(own, manifest, descriptor)?;
+                        let statements = statements(bundle, index, &descriptor.digest)?;
+                        taken += statements.len();
+                        self.images[found.image].statements = statements;
+                        listed.push(found);
+                    }
                 },
                 (ManifestOrIndex::Index(_), _) if depth == DEEPEST_INDEX => {
                     let subject = descriptor.digest.to_string();
@@ -220,8 +240,31 @@ impl Content {
                 }
             }
         }
-        Ok(whole)
+        Ok(whole && taken == index.manifests.len())
     }
+}
+
+/// The manifests of what is stated about `image`, those that are there with all that they name.
+fn statements(bundle: &mut Bundle<'_>, index: &ImageIndex, image: &Digest) -> Result<Vec<(Descriptor, Vec<Digest>)>> {
+    let about = |listed: &&Descriptor| attestation::is_about(listed, image) && bundle.has(&listed.digest);
+    let listed: Vec<&Descriptor> = index.manifests.iter().filter(about).collect();
+    let mut found = Vec::new();
+    for listed in listed.into_iter().take(MOST_STATEMENT_MANIFESTS) {
+        let (ManifestOrIndex::Manifest(manifest), _) = read(bundle, listed)? else {
+            continue;
+        };
+        let parts = attestation::parts(manifest.value()).unwrap_or_default();
+        if parts.is_empty() || !parts.iter().all(|part| bundle.has(&part.digest)) {
+            continue;
+        }
+        for part in &parts {
+            if bundle.blob(&part.digest)?.size() != part.size {
+                return Err(refused(part.digest.to_string().as_bytes(), OTHER_SIZE));
+            }
+        }
+        found.push((listed.clone(), parts.into_iter().map(|part| part.digest).collect()));
+    }
+    Ok(found)
 }
 
 /// The document that a descriptor names, and a descriptor that says no more than what it is.
@@ -325,6 +368,8 @@ fn find_in_docker_manifest(bundle: &Bundle<'_>, manifest: &[u8]) -> Result<Conte
             config: file(&image.config)?,
             layers: layers.iter().map(file).collect::<Result<_>>()?,
             manifest: None,
+            statements: Vec::new(),
+            index: None,
         });
         content.entries.push(Entry {
             names: names.map_err(ExportError::Name)?,

@@ -18,7 +18,7 @@ use super::compress::Compression;
 use super::error::{ExportError, Result};
 use crate::oci::{Descriptor, DiffId, Digest, DigestWriter, ImageConfig, Platform, Raw, Reference};
 use crate::snapshot::Limits;
-use crate::store::{ImageRecord, Member, StagedBlob, Store};
+use crate::store::{Attestation, ImageRecord, Member, StagedBlob, Store};
 
 use bundle::{Bundle, refused};
 use find::{Content, Entry, Found, OTHER_SIZE, Part};
@@ -215,6 +215,18 @@ fn publish(store: &Store, bundle: &mut Bundle<'_>, image: Verified) -> Result<(D
     let created = config.created.and_then(|created| created.unix_seconds()).unwrap_or(0);
     let size = layers.iter().map(|(size, _)| size).sum();
     let record = ImageRecord::new(found.config.digest, created, size).with_manifest(found.manifest);
+    let mut attestations = Vec::new();
+    for (manifest, parts) in found.statements {
+        for part in parts.iter().chain([&manifest.digest]) {
+            bundle.blob(part)?.publish()?;
+        }
+        attestations.push(Attestation::Received(manifest));
+    }
+    if let Some(index) = found.index {
+        bundle.blob(&index.digest)?.publish()?;
+        attestations.push(Attestation::Listed(index));
+    }
+    let record = record.attested(attestations);
     store.put_image(&record)?;
     Ok((record.id, config.platform.bare().normalized()))
 }

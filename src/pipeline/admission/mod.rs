@@ -134,7 +134,15 @@ impl Admission {
                 ImageName::Layout(_) => Err(Mismatch::Kind),
             }
         })?;
-        signed::check(&self.signed, admitted, puller)
+        self.check_signed(admitted, puller)
+    }
+
+    /// The reference, pinned to what its signatures are of, where it must be signed.
+    ///
+    /// # Errors
+    /// One that must be and is not.
+    pub(super) fn check_signed(&self, reference: Reference, puller: &Puller) -> Result<Reference, AdmissionError> {
+        signed::check(&self.signed, reference, puller)
     }
 
     /// The file or repository that policies let a build use where it names `remote`.
@@ -252,7 +260,7 @@ impl<'a> Door<'a> {
             ImageName::Reference(_) | ImageName::Layout(_) => None,
         };
         if let (Some(puller), ImageName::Reference(reference)) = (self.puller, &mut name) {
-            *reference = signed::check(&self.admission.signed, reference.clone(), puller)?;
+            *reference = self.admission.check_signed(reference.clone(), puller)?;
         }
         let request = ImageRequest {
             name,

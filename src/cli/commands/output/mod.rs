@@ -324,6 +324,8 @@ fn form(fields: &mut Fields) -> Result<Form, String> {
         Some(true) => Some(Dialect::Oci),
         Some(false) => Some(Dialect::Docker),
     };
+    // An image has what is stated of it beside it in any case.
+    fields.take_bool("attestation-inline")?;
     let form = Form {
         compression,
         dialect,
