@@ -93,12 +93,20 @@ impl Registries {
         };
         registries.config.proxies = proxies(&config.proxies)?;
         registries.config.certificates = certificate_directories();
-        registries.reach(arguments)?;
+        registries.adopt(arguments)?;
         Ok(registries)
     }
 
-    /// The same, with what `arguments` say besides.
+    /// The same, with what `arguments` say besides: credentials, of which a file is named, are there.
     pub fn reach(&mut self, arguments: &RegistryArguments) -> Result<(), Failure> {
+        if let Some(file) = arguments.authfile.as_ref().filter(|file| !file.exists()) {
+            let message = format!("--authfile: there is no file {}", file.display());
+            return Err(Failure::usage(message).hint("`builder login --authfile` makes one"));
+        }
+        self.adopt(arguments)
+    }
+
+    fn adopt(&mut self, arguments: &RegistryArguments) -> Result<(), Failure> {
         if let Some(file) = &arguments.authfile {
             (self.files, self.text) = (vec![file.clone()], None);
         }

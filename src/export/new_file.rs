@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -119,7 +119,6 @@ pub fn open_stream(path: &Path) -> io::Result<Option<File>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let is_open_already = || fs::read_link(path).is_ok_and(|target| target.starts_with("/proc"));
     if kind.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
@@ -127,11 +126,25 @@ pub fn open_stream(path: &Path) -> io::Result<Option<File>> {
         let message = "it is no file, but a disk or a socket";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
-    if kind.is_file() && !is_open_already() {
-        return Ok(None);
+    if let Some(own) = own_stream(path) {
+        return rustix::io::fcntl_dupfd_cloexec(own, 3)
+            .map(|own| Some(own.into()))
+            .map_err(io::Error::from);
     }
-    // What others write to the same file stays.
-    OpenOptions::new().append(true).open(path).map(Some)
+    match kind.is_file() {
+        true => Ok(None),
+        false => OpenOptions::new().write(true).open(path).map(Some),
+    }
+}
+
+/// The stream of this process that `path` is a link to, as `/dev/stdout` and `/dev/stderr` are. What else is written to it
+/// and this come one after the other.
+fn own_stream(path: &Path) -> Option<BorrowedFd<'static>> {
+    match fs::read_link(path).ok()?.to_str()? {
+        "/proc/self/fd/1" => Some(rustix::stdio::stdout()),
+        "/proc/self/fd/2" => Some(rustix::stdio::stderr()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -206,15 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_s_name_is_not_replaced() {
+    fn a_stream_s_name_is_not_replaced() {
         let directory = tempfile::tempdir().unwrap();
-        let file = File::create(directory.path().join("file")).unwrap();
-        // As /dev/stdout is, when it is redirected.
-        let link = directory.path().join("stdout");
-        symlink(format!("/proc/self/fd/{}", file.as_raw_fd()), &link).unwrap();
-        let mut stream = open_stream(&link).unwrap().unwrap();
-        stream.write_all(b"there").unwrap();
+        // As /dev/stderr is, wherever that leads.
+        let link = directory.path().join("stderr");
+        symlink("/proc/self/fd/2", &link).unwrap();
+        assert!(open_stream(&link).unwrap().is_some());
         assert!(link.is_symlink());
-        assert_eq!(fs::read_to_string(directory.path().join("file")).unwrap(), "there");
     }
 }

@@ -127,9 +127,12 @@ impl FromStr for Reference {
         let (rest, digest) = match text.split_once('@') {
             None => (text, None),
             Some((rest, digest)) => {
-                let digest = digest.parse().map_err(|_| {
-                    error("after `@` stands no sha256 digest, and a user or a password has no place in a name")
-                })?;
+                let digest = digest
+                    .parse()
+                    .map_err(|_| match digest.contains(':') && !digest.contains('/') {
+                        true => error("after `@` stands no sha256 digest"),
+                        false => error("after `@` stands no digest, and a user or a password has no place in a name"),
+                    })?;
                 (rest, Some(digest))
             }
         };

@@ -202,6 +202,22 @@ fn files_are_where_they_are_said_to_be() {
 }
 
 #[test]
+fn a_file_of_credentials_that_is_named_and_not_there_is_told() {
+    let (project, registry) = (Project::new(), basic());
+    for command in ["pull", "push"] {
+        let arguments = format!("{command} --authfile none.json {}/app", registry.host());
+        project
+            .builder(&arguments)
+            .run()
+            .exits(2)
+            .says("there is no file none.json");
+    }
+    assert_eq!(registry.log().len(), 0);
+    log_in(&project, &format!("--authfile none.json {}", registry.host())).succeeds();
+    assert!(project.directory().join("none.json").exists());
+}
+
+#[test]
 fn docker_hub_and_namespaces_have_the_names_that_others_give_them() {
     let (project, registry) = (Project::new(), basic());
     // The registry that stands in for Docker Hub asks for nothing: what is kept is what counts here.

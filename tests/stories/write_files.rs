@@ -110,6 +110,14 @@ fn standard_output_is_a_file_too() {
         assert!(listed.status.success(), "{way}");
         assert!(!project.directory().join("-").exists());
     }
+    // Of a redirection neither what is written to /dev/stdout is lost, nor what is printed after it.
+    symlink("/proc/self/fd/1", project.directory().join("stdout")).unwrap();
+    let both = project.directory().join("both");
+    let mut command = project.builder("build context -q --metadata-file stdout");
+    command.run_into(fs::File::create(&both).unwrap()).succeeds();
+    let both = fs::read_to_string(both).unwrap();
+    assert!(both.starts_with("{\n") && both.contains("}\nsha256:"), "{both}");
+    assert!(project.directory().join("stdout").is_symlink());
 }
 
 #[test]

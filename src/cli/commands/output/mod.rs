@@ -5,7 +5,7 @@
 mod deliver;
 mod stream;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub(super) use deliver::{Delivered, Delivery};
@@ -141,6 +141,18 @@ impl Output {
         (self.timestamps == Timestamps::Unsaid).then_some((name, transport, &self.form))
     }
 
+    /// The file or directory that it is written to.
+    fn path(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::Oci(Destination::Path(path))
+            | Kind::Docker(Destination::Path(path))
+            | Kind::Tar(Destination::Path(path))
+            | Kind::OciDirectory(path)
+            | Kind::Local(path, _) => Some(path),
+            _ => None,
+        }
+    }
+
     /// What it adds to the documents.
     pub(super) fn annotations(&self) -> &[Annotation] {
         &self.form.annotations
@@ -165,6 +177,9 @@ impl FromStr for Output {
         if text == "-" {
             return Ok(Self::new(Kind::Tar(Destination::Stdout)));
         }
+        if text.is_empty() {
+            return Err(format!("name a directory, or a type: {TYPES}"));
+        }
         if !text.contains('=') {
             return Ok(Self::new(Kind::Local(text.into(), Mode::Copy)));
         }
@@ -183,7 +198,10 @@ impl FromStr for Output {
             other => Err(format!("`{other}` is not one of {TYPES}")),
         }?;
         fields.finish()?;
-        Ok(output)
+        match output.path() {
+            Some(path) if path.as_os_str().is_empty() => Err("dest= names nothing".into()),
+            _ => Ok(output),
+        }
     }
 }
 
@@ -524,6 +542,8 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_by_name() {
         for (text, named) in [
+            ("", "name a directory"),
+            ("type=oci,dest=", "dest= names nothing"),
             ("type=zip,dest=a", "zip"),
             ("type=local", "dest=PATH"),
             ("type=local,dest=-", "standard output"),
