@@ -10,42 +10,44 @@ use crate::cgroup::{self, Group};
 use crate::executor::Resources;
 use crate::executor::sandbox::{Limit, LimitedResource};
 
+/// Where help lists these flags: what is flattened after them keeps its own heading.
+const HEADING: &str = "Limits";
+
 /// The flags.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Limits")]
 pub(super) struct LimitArguments {
     /// Memory that it may take, such as 512m.
-    #[arg(short, long, value_name = "SIZE")]
+    #[arg(help_heading = HEADING, short, long, value_name = "SIZE")]
     memory: Option<Size>,
     /// Memory and swap that it may take together; -1 for any amount of swap. Twice the memory by default.
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, requires = "memory")]
+    #[arg(help_heading = HEADING, long, value_name = "SIZE", allow_hyphen_values = true, requires = "memory")]
     memory_swap: Option<SwapSize>,
     /// Processors that it may keep busy, such as 1.5.
-    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["cpu_period", "cpu_quota"])]
+    #[arg(help_heading = HEADING, long, value_name = "NUMBER", conflicts_with_all = ["cpu_period", "cpu_quota"])]
     cpus: Option<Processors>,
     /// Its weight where others want the processors too; 1024 is what everybody has.
-    #[arg(short, long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(2..=262_144))]
+    #[arg(help_heading = HEADING, short, long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(2..=262_144))]
     cpu_shares: Option<u64>,
     /// Microseconds in which --cpu-quota is counted.
-    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
+    #[arg(help_heading = HEADING, long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
     cpu_period: Option<u64>,
     /// Microseconds of processor time in each period.
-    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    #[arg(help_heading = HEADING, long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     cpu_quota: Option<u64>,
     /// The processors that it may use, such as 0-2,4.
-    #[arg(long, value_name = "LIST", value_parser = numbers)]
+    #[arg(help_heading = HEADING, long, value_name = "LIST", value_parser = numbers)]
     cpuset_cpus: Option<String>,
     /// The memory nodes that it may use.
-    #[arg(long, value_name = "LIST", value_parser = numbers)]
+    #[arg(help_heading = HEADING, long, value_name = "LIST", value_parser = numbers)]
     cpuset_mems: Option<String>,
     /// Processes and threads that it may have at the same time.
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = processes)]
+    #[arg(help_heading = HEADING, long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = processes)]
     pids_limit: Option<Processes>,
     /// The size of /dev/shm, such as 128m.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(help_heading = HEADING, long, value_name = "SIZE")]
     shm_size: Option<Size>,
     /// A limit for each of its processes, `name=soft[:hard]`.
-    #[arg(long = "ulimit", value_name = "LIMIT")]
+    #[arg(help_heading = HEADING, long = "ulimit", value_name = "LIMIT")]
     ulimits: Vec<LimitArgument>,
 }
 

@@ -1,5 +1,5 @@
 //! The part of Go's templates that people use with `--format`: fields (`{{.Config.Env}}`), the functions `json`, `index`,
-//! `join`, `len`, `lower`, `upper` and `println`, and the blocks `range`, `if` and `with`.
+//! `join`, `len`, `lower`, `upper` and `println`, brackets, and the blocks `range`, `if` and `with`.
 //!
 //! Source: Go's text/template, and the functions that docker adds. There is no maintained library of it.
 
@@ -263,7 +263,10 @@ fn words(action: &str) -> Option<Vec<String>> {
                 (format!("\"{}", &rest[1..end]), &rest[end + 1..])
             }
             _ => {
-                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                let group = if first == '(' { closing(rest)? } else { 0 };
+                let end = rest[group..]
+                    .find(char::is_whitespace)
+                    .map_or(rest.len(), |end| group + end);
                 (rest[..end].to_owned(), &rest[end..])
             }
         };
@@ -273,7 +276,34 @@ fn words(action: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
+/// Where the bracket is closed that `text` begins with.
+fn closing(text: &str) -> Option<usize> {
+    let (mut open, mut quote) = (0, None);
+    for (place, character) in text.char_indices() {
+        match (quote, character) {
+            (Some(opened), _) => quote = (opened != character).then_some(opened),
+            (None, '"' | '`') => quote = Some(character),
+            (None, '(') if open == DEEPEST => return None,
+            (None, '(') => open += 1,
+            (None, ')') if open == 1 => return Some(place),
+            (None, ')') => open -= 1,
+            (None, _) => {}
+        }
+    }
+    None
+}
+
 fn operand(word: &str, value: &Value, action: &str) -> Result<Value> {
+    if word.starts_with('(') {
+        let unknown = || TemplateError::Unknown(action.to_owned());
+        let end = closing(word).ok_or_else(unknown)?;
+        let inner = evaluate(&word[1..end], value)?;
+        return match &word[end + 1..] {
+            "" => Ok(inner),
+            fields if fields.starts_with('.') => operand(fields, &inner, action),
+            _ => Err(unknown()),
+        };
+    }
     if let Some(text) = word.strip_prefix('"') {
         return Ok(text.into());
     }
@@ -285,11 +315,16 @@ fn operand(word: &str, value: &Value, action: &str) -> Result<Value> {
         .ok_or_else(|| TemplateError::Unknown(action.to_owned()))?;
     let mut found = value;
     for field in fields.split('.').filter(|field| !field.is_empty()) {
-        found = found
-            .get(field)
-            .ok_or_else(|| TemplateError::NoField(word.to_owned()))?;
+        found = named(found, field).ok_or_else(|| TemplateError::NoField(word.to_owned()))?;
     }
     Ok(found.clone())
+}
+
+/// The field of a table. Go's programs name fields otherwise than their JSON does: `MediaType` is `mediaType` there.
+fn named<'a>(value: &'a Value, field: &str) -> Option<&'a Value> {
+    let fields = value.as_object()?;
+    let alike = || fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(field));
+    fields.get(field).or_else(|| alike().map(|(_, value)| value))
 }
 
 /// A value as Go prints it.
@@ -319,7 +354,7 @@ mod tests {
     fn templates_are_filled_as_go_fills_them() {
         let value = json!({
             "Id": "x", "None": null, "Empty": [],
-            "Config": {"Env": ["A=1", "B=2"], "Labels": {"k.l": "v"}, "Volumes": {"/a": {}}},
+            "Config": {"Env": ["A=1", "B=2"], "Labels": {"k.l": "v"}, "Volumes": {"a": {}}},
         });
         for (template, expected) in [
             ("{{.Id}}", "x"),
@@ -330,6 +365,10 @@ mod tests {
             ("{{index .Config.Labels \"k.l\"}}", "v"),
             ("{{index .Config.Labels `none`}}", ""),
             ("{{index .Config.Env 1}}", "B=2"),
+            ("{{json (index .Config.Labels \"k.l\")}}", "\"v\""),
+            ("{{(index (index .Config \"Labels\") `k.l`)}}", "v"),
+            ("{{len (index .Config `Volumes`).a}}", "0"),
+            ("{{.config.env}}", "[A=1 B=2]"),
             ("{{len .Config.Env}} {{len .None}}", "2 0"),
             ("{{join .Config.Env \", \"}}", "A=1, B=2"),
             ("{{upper .Id}}{{lower \"ABC\"}}", "Xabc"),
@@ -356,6 +395,8 @@ mod tests {
             ("{{end}}", TemplateError::Unpaired("end".into())),
             ("{{template \"x\"}}", unknown("template \"x\"")),
             ("{{json .Text .Text}}", unknown("json .Text .Text")),
+            ("{{json (.Text}}", unknown("json (.Text")),
+            ("{{(.Text)x}}", unknown("(.Text)x")),
             ("{{}}", unknown("")),
             ("{{join .Text \"}}", unknown("join .Text \"")),
             (

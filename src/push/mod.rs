@@ -1,12 +1,13 @@
-//! Images from the store into a registry: blobs in parallel, then the manifest, which makes the image visible whole.
+//! Images into a registry, from the store or from other repositories: blobs in parallel, then the manifest, which makes the image visible whole.
 //!
 //! Owns the order of things. Layers that are no blobs yet are compressed while they are sent (`layers`), and those of a
-//! build's first steps while its later ones run (`early`). All other blobs are in the store, or in a repository that the
-//! store knows of.
+//! build's first steps while its later ones run (`early`). All other blobs are in the store, or in a repository that is
+//! known (`source`).
 
 mod early;
 mod error;
 mod layers;
+mod source;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read};
@@ -17,11 +18,11 @@ use crate::cancel::Cancel;
 use crate::oci::{Descriptor, Digest, ImageIndex, ImageManifest, Raw, Reference, media_type};
 use crate::progress::{Event, Progress};
 use crate::registry::{Client, RegistryError, Uploaded};
-use crate::store::Store;
 
 pub use early::EarlyPush;
 pub use error::PushError;
 pub use layers::{LayerPush, SentLayers};
+pub use source::{BlobSource, Repositories};
 
 /// Blobs that move at the same time, as in Docker and containerd.
 const PARALLEL: usize = 5;
@@ -75,10 +76,10 @@ impl Content<'_> {
 /// manifests of an index by their digests, and last what the name leads to.
 ///
 /// # Errors
-/// When a blob is neither in the store nor anywhere else known, or the registry refuses.
+/// When a blob is nowhere to be had, or the registry refuses.
 pub fn push(
     client: &Client,
-    store: &Store,
+    source: &dyn BlobSource,
     content: &Content<'_>,
     target: &Reference,
     progress: &dyn Progress,
@@ -90,7 +91,7 @@ pub fn push(
     let blobs: VecDeque<&Descriptor> = blobs.filter(|blob| seen.insert(blob.digest)).collect();
     let job = Job {
         client,
-        store,
+        source,
         target,
         progress,
         cancel,
@@ -110,7 +111,7 @@ pub fn push(
 /// The blobs of one image on their way.
 struct Job<'a> {
     client: &'a Client,
-    store: &'a Store,
+    source: &'a dyn BlobSource,
     target: &'a Reference,
     progress: &'a dyn Progress,
     cancel: &'a Cancel,
@@ -192,22 +193,24 @@ impl Job<'_> {
     }
 
     fn send(&self, blob: &Descriptor) -> Result<Uploaded, PushError> {
-        let origins = self.store.origins(blob.digest)?;
         let target = self.target;
+        if self.source.is_at(blob.digest, target) {
+            return Ok(Uploaded::AlreadyThere);
+        }
+        let origins = self.source.origins(blob.digest)?;
         let mount_from = neighbour(&origins, target);
         let open = || self.open(blob, &origins);
         let outcome = self.client.upload_blob(target, blob, mount_from, &open);
         let outcome = outcome.map_err(|error| self.explain(error, blob))?;
-        self.store.record_origin(blob.digest, target)?;
+        self.source.sent(blob.digest, target)?;
         Ok(outcome)
     }
 
-    /// The blob's bytes: from the store, else from a repository that has them.
+    /// The blob's bytes: those at hand, else from a repository that has them.
     fn open(&self, blob: &Descriptor, origins: &[Reference]) -> io::Result<Box<dyn Read + Send + '_>> {
-        let inner: Box<dyn Read + Send> = if self.store.has_blob(&blob.digest).map_err(io::Error::other)? {
-            Box::new(self.store.open_verified(&blob.digest).map_err(io::Error::other)?)
-        } else {
-            self.open_elsewhere(blob, origins)?
+        let inner = match self.source.open(&blob.digest)? {
+            Some(at_hand) => at_hand,
+            None => self.open_elsewhere(blob, origins)?,
         };
         Ok(Box::new(Outgoing {
             inner,

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::others::{project, succeeds};
 use crate::support::{Project, registry};
 
 const FORMATS: [(&str, &str); 4] = [
@@ -15,16 +16,6 @@ const FORMATS: [(&str, &str); 4] = [
     ("docker-archive", "docker-archive"),
     ("docker-dir", "dir"),
 ];
-
-fn succeeds(command: &mut Command) -> String {
-    let output = command.output().expect("the program starts");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 fn skopeo(project: &Project, arguments: &str) -> String {
     succeeds(
@@ -46,17 +37,6 @@ fn buildah(project: &Project, arguments: &str) -> String {
         .arg(run)
         .args(["--storage-driver", "vfs"]);
     succeeds(command.args(arguments.split_whitespace()))
-}
-
-fn project() -> Project {
-    let project = Project::new();
-    project.write(
-        "Dockerfile",
-        "FROM busybox\nRUN mkdir /d && echo words > /d/file && ln /d/file /d/hard && chmod 4755 /d/file\n\
-         RUN rm /bin/vi\nENV A=1\nCMD [\"cat\", \"/d/file\"]\n",
-    );
-    project.build("-t app:1 .").succeeds();
-    project
 }
 
 /// What the container of an unpacked bundle writes.

@@ -2,24 +2,8 @@
 
 use std::process::Command;
 
+use crate::others::{project, succeeds};
 use crate::support::{Project, registry};
-
-fn project() -> Project {
-    let project = Project::new();
-    project.write("Dockerfile", "FROM busybox\nRUN mkdir /d && echo words > /d/file && ln /d/file /d/hard && chmod 4755 /d/file\nRUN rm /bin/vi\nENV A=1\nCMD cat /d/file\n");
-    project.build("-t app:1 .").succeeds();
-    project
-}
-
-fn succeeds(command: &mut Command) -> String {
-    let output = command.output().expect("the program starts");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 #[test]
 fn images_are_listed_tagged_and_removed() {

@@ -15,6 +15,7 @@ mod image_history;
 mod image_prune;
 mod image_tree;
 mod images;
+mod imagetools;
 mod import;
 mod inspect;
 mod load;
@@ -59,6 +60,8 @@ pub(super) enum Command {
     Images(images::Arguments),
     #[command(subcommand)]
     Image(image::Command),
+    #[command(subcommand)]
+    Imagetools(imagetools::Command),
     Inspect(inspect::Arguments),
     Diff(diff::Arguments),
     Tag(tag::Arguments),
@@ -100,6 +103,7 @@ impl Command {
             Command::CacheMount(arguments) => cache_mount::run(&arguments, global),
             Command::Images(arguments) => images::run(&arguments, global),
             Command::Image(command) => return command.run(global),
+            Command::Imagetools(command) => return command.run(),
             Command::Diff(arguments) => return diff::run(&arguments, global),
             Command::Inspect(arguments) => inspect::run(&arguments, global),
             Command::Tag(arguments) => tag::run(&arguments, global),

@@ -4,7 +4,7 @@
 //! and found by its name in a map.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use super::super::error::{ExportError, Result};
@@ -12,7 +12,7 @@ use super::directory::Directory;
 use crate::oci::{Digest, LARGEST_MANIFEST};
 use crate::snapshot::compressed::{Compression, decoder};
 use crate::snapshot::{ArchiveReader, Entry, EntryKind, Limits};
-use crate::store::{StagedBlob, Store};
+use crate::store::{BlobWriter, StagedBlob, Store};
 
 /// What an archive of images may have: some files for each layer of the largest images, and as many bytes as a layer.
 pub(super) fn limits() -> Limits {
@@ -78,15 +78,10 @@ impl<'s> Bundle<'s> {
             EntryKind::Regular if entry.segments.is_none() => {
                 let mut writer = self.store.blob_writer()?;
                 while let Some(bytes) = archive.content()? {
-                    writer.write_all(bytes).map_err(|source| ExportError::Destination {
-                        action: "write to",
-                        path: self.store.root().to_owned(),
-                        source,
-                    })?;
+                    writer.write_all(bytes).map_err(|source| self.unwritten(source))?;
                 }
-                let staged = writer.stage(None)?;
-                self.files.insert(name, staged.digest());
-                self.blobs.insert(staged.digest(), staged);
+                let digest = self.keep(writer)?;
+                self.files.insert(name, digest);
             }
             EntryKind::Regular => return Err(refused(&entry.path, "is a file with holes")),
             EntryKind::Symlink(target) => {
@@ -130,14 +125,24 @@ impl<'s> Bundle<'s> {
     /// Takes a document in that is no blob where it came from.
     pub(super) fn keep_document(&mut self, bytes: &[u8]) -> Result<()> {
         let mut writer = self.store.blob_writer()?;
-        writer.write_all(bytes).map_err(|source| ExportError::Destination {
+        writer.write_all(bytes).map_err(|source| self.unwritten(source))?;
+        self.keep(writer).map(drop)
+    }
+
+    /// Takes in what was written.
+    fn keep(&mut self, writer: BlobWriter) -> Result<Digest> {
+        let staged = writer.stage(None)?;
+        let digest = staged.digest();
+        self.blobs.insert(digest, staged);
+        Ok(digest)
+    }
+
+    fn unwritten(&self, source: io::Error) -> ExportError {
+        ExportError::Destination {
             action: "write to",
             path: self.store.root().to_owned(),
             source,
-        })?;
-        let staged = writer.stage(None)?;
-        self.blobs.insert(staged.digest(), staged);
-        Ok(())
+        }
     }
 
     /// Whether there is such a blob. It may still turn out to be damaged.

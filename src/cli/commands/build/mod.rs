@@ -30,6 +30,7 @@ pub(super) use arguments::{Entitlement, Network, Pull};
 pub(super) use dockerfile::find_dockerfile;
 pub(super) use options::extra_host;
 pub(super) use pins::pin;
+pub(super) use platforms::parse_annotation;
 
 use self::arguments::{NoCacheFlag, OnError};
 use self::dockerfile::DockerfileText;

@@ -51,13 +51,18 @@ pub(super) fn shape(platforms: &[Platform], build_args: &BTreeMap<String, String
 pub(super) fn annotations(values: &[String], platforms: &[Platform], shape: Shape) -> Result<Vec<Annotation>, Failure> {
     let mut annotations = Vec::new();
     for text in values {
-        annotations.extend(parse(text).map_err(|reason| {
-            Failure::usage(format!("--annotation {text}: {reason}"))
-                .hint("write key=value, index:key=value or manifest[linux/arm64]:key=value")
-        })?);
+        annotations.extend(parse_annotation(text)?);
     }
     check_annotations("--annotation", &annotations, platforms, shape)?;
     Ok(annotations)
+}
+
+/// What one `--annotation` asks for, once for each document that it names.
+pub(in crate::cli::commands) fn parse_annotation(text: &str) -> Result<Vec<Annotation>, Failure> {
+    parse(text).map_err(|reason| {
+        Failure::usage(format!("--annotation {text}: {reason}"))
+            .hint("write key=value, index:key=value or manifest[linux/arm64]:key=value")
+    })
 }
 
 /// Refuses annotations of documents that the build does not make; `flag` asks for them.
