@@ -45,7 +45,7 @@ pub use layer::{
 pub use layout::{NamedImage, docker_archive, oci_archive, oci_directory};
 pub use load::{Layout, LayoutImage, Loaded, load, load_directory};
 pub use mirror::remove_others;
-pub use new_file::{NewFile, open_stream};
+pub use new_file::NewFile;
 pub use squash::{Squash, squash};
 pub use tree::{Ownership, tree_archive, tree_directory};
 

@@ -5,9 +5,9 @@
 //! way is followed.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -106,47 +106,6 @@ fn hidden_name(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(hidden))
 }
 
-/// What `path` leads to when that is no file but takes bytes all the same: a pipe, a terminal, `/dev/null`, or what is
-/// open already, such as `/dev/stdout`. `None` where a file is to be written.
-///
-/// # Errors
-/// A directory, a disk or a socket, which are not written to; what may not be opened.
-pub fn open_stream(path: &Path) -> io::Result<Option<File>> {
-    use std::os::unix::fs::FileTypeExt;
-
-    let kind = match fs::metadata(path) {
-        Ok(found) => found.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if kind.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    if kind.is_block_device() || kind.is_socket() {
-        let message = "it is no file, but a disk or a socket";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    if let Some(own) = own_stream(path) {
-        return rustix::io::fcntl_dupfd_cloexec(own, 3)
-            .map(|own| Some(own.into()))
-            .map_err(io::Error::from);
-    }
-    match kind.is_file() {
-        true => Ok(None),
-        false => OpenOptions::new().write(true).open(path).map(Some),
-    }
-}
-
-/// The stream of this process that `path` is a link to, as `/dev/stdout` and `/dev/stderr` are. What else is written to it
-/// and this come one after the other.
-fn own_stream(path: &Path) -> Option<BorrowedFd<'static>> {
-    match fs::read_link(path).ok()?.to_str()? {
-        "/proc/self/fd/1" => Some(rustix::stdio::stdout()),
-        "/proc/self/fd/2" => Some(rustix::stdio::stderr()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -187,7 +146,6 @@ mod tests {
         assert!(NewFile::begin(&path).unwrap().publish().is_err());
         assert_eq!(names(directory.path()), ["is-a-directory"]);
         assert!(NewFile::begin(&directory.path().join("none/file")).is_err());
-        assert_eq!(open_stream(&path).unwrap_err().kind(), io::ErrorKind::IsADirectory);
     }
 
     #[test]
@@ -196,35 +154,8 @@ mod tests {
         let (path, target) = (directory.path().join("link"), directory.path().join("target"));
         fs::write(&target, "theirs").unwrap();
         symlink(&target, &path).unwrap();
-        assert!(open_stream(&path).unwrap().is_none());
         NewFile::begin(&path).unwrap().publish().unwrap();
         assert!(!path.is_symlink());
         assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
-    }
-
-    #[test]
-    fn what_is_no_file_is_written_to_and_stays() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(open_stream(Path::new("/dev/null")).unwrap().is_some());
-        let pipe = directory.path().join("pipe");
-        rustix::fs::mkfifoat(CWD, &pipe, Mode::from_raw_mode(0o600)).unwrap();
-        let reader = std::thread::spawn({
-            let pipe = pipe.clone();
-            move || fs::read_to_string(pipe).unwrap()
-        });
-        let mut stream = open_stream(&pipe).unwrap().unwrap();
-        stream.write_all(b"through").unwrap();
-        drop(stream);
-        assert_eq!(reader.join().unwrap(), "through");
-    }
-
-    #[test]
-    fn a_stream_s_name_is_not_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        // As /dev/stderr is, wherever that leads.
-        let link = directory.path().join("stderr");
-        symlink("/proc/self/fd/2", &link).unwrap();
-        assert!(open_stream(&link).unwrap().is_some());
-        assert!(link.is_symlink());
     }
 }

@@ -1,12 +1,14 @@
 //! Archives into files and to standard output.
 
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use super::Destination;
 use crate::cancel::Cancel;
 use crate::cli::failure::Failure;
-use crate::export::{ExportError, NewFile, open_stream};
+use crate::export::{ExportError, NewFile};
 
 pub(super) fn to_stream(
     destination: &Destination,
@@ -109,4 +111,89 @@ fn to_path(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
     Failure::environment(format!("cannot write {}: {error}", path.display()))
+}
+
+/// What `path` leads to when that is no file but takes bytes all the same: a pipe, a terminal, `/dev/null`, or what is
+/// open already, such as `/dev/stdout`. `None` where a file is to be written.
+///
+/// # Errors
+/// A directory, a disk or a socket, which are not written to; what may not be opened.
+fn open_stream(path: &Path) -> io::Result<Option<File>> {
+    use std::os::unix::fs::FileTypeExt;
+
+    if let Some(own) = own_stream(path) {
+        return own.map(|own| Some(own.into()));
+    }
+    let kind = match fs::metadata(path) {
+        Ok(found) => found.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if kind.is_block_device() || kind.is_socket() {
+        let message = "it is no file, but a disk or a socket";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    match kind.is_file() {
+        true => Ok(None),
+        false => OpenOptions::new().write(true).open(path).map(Some),
+    }
+}
+
+/// The stream of this process that `path` is a link to, as `/dev/stdout` and `/dev/stderr` are. What else is written to it
+/// and this come one after the other.
+fn own_stream(path: &Path) -> Option<io::Result<OwnedFd>> {
+    match fs::read_link(path).ok()?.to_str()? {
+        "/proc/self/fd/1" => Some(io::stdout().as_fd().try_clone_to_owned()),
+        "/proc/self/fd/2" => Some(io::stderr().as_fd().try_clone_to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, Mode};
+
+    use super::*;
+
+    #[test]
+    fn directories_are_refused_and_files_are_left_to_be_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let refused = open_stream(directory.path()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::IsADirectory);
+        let file = directory.path().join("file");
+        assert!(open_stream(&file).unwrap().is_none());
+        fs::write(&file, "").unwrap();
+        assert!(open_stream(&file).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_to_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(open_stream(Path::new("/dev/null")).unwrap().is_some());
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mkfifoat(CWD, &pipe, Mode::from_raw_mode(0o600)).unwrap();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read_to_string(pipe).unwrap()
+        });
+        let mut stream = open_stream(&pipe).unwrap().unwrap();
+        stream.write_all(b"through").unwrap();
+        drop(stream);
+        assert_eq!(reader.join().unwrap(), "through");
+    }
+
+    #[test]
+    fn a_stream_s_name_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        // As /dev/stderr is, wherever that leads.
+        let link = directory.path().join("stderr");
+        symlink("/proc/self/fd/2", &link).unwrap();
+        assert!(open_stream(&link).unwrap().is_some());
+        assert!(link.is_symlink());
+    }
 }
