@@ -16,6 +16,8 @@ mod downloads;
 mod encryption;
 #[path = "registry_stories/lies.rs"]
 mod lies;
+#[path = "registry_stories/parts.rs"]
+mod parts;
 #[path = "registry_stories/personalities.rs"]
 mod personalities;
 #[path = "registry_stories/pulls.rs"]

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, Response};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::auth::{Authorization, Authorizer, Scopes};
@@ -14,7 +15,7 @@ use super::credentials::Credentials;
 use super::error::{Answer, Presented};
 use super::retry::{Attempts, may_pass, retry_after};
 use super::transport::{Call, Transport, read_bounded};
-use super::{Patience, RegistryConfig, RegistryError};
+use super::{Patience, RegistryConfig, RegistryError, download};
 
 /// Of a refusal's body, this much is read.
 const LARGEST_REFUSAL: usize = 64 << 10;
@@ -27,6 +28,8 @@ pub(super) struct Session {
     pub patience: Patience,
     /// Whether servers of which nobody said so speak TLS.
     pub(super) protocols: Mutex<HashMap<String, bool>>,
+    /// Parts of blobs that may be in memory before they are read.
+    pub(super) parts_ahead: Arc<Semaphore>,
 }
 
 /// Who a request goes to.
@@ -54,6 +57,7 @@ impl Session {
             config,
             patience,
             protocols: Mutex::default(),
+            parts_ahead: download::parts_ahead(),
         }
     }
 

@@ -133,18 +133,17 @@ fn blob(state: &State, request: &Request, repository: &str, digest: &str) -> Ans
     };
     let range = request
         .header("range")
-        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
-    match range.map(|start| start.parse::<usize>().unwrap()) {
-        None => Answer {
+        .and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let Some((start, last)) = range else {
+        return Answer {
             body: bytes.clone(),
             ..Answer::new(200)
-        },
-        Some(start) => Answer {
-            body: bytes[start..].to_vec(),
-            ..Answer::new(206).with(
-                "Content-Range",
-                format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len()),
-            )
-        },
+        };
+    };
+    let start = start.parse::<usize>().unwrap();
+    let end = last.parse().map_or(bytes.len(), |last: usize| bytes.len().min(last + 1));
+    Answer {
+        body: bytes[start..end].to_vec(),
+        ..Answer::new(206).with("Content-Range", format!("bytes {start}-{}/{}", end - 1, bytes.len()))
     }
 }

@@ -46,6 +46,8 @@ pub enum Lie {
     Lost,
     /// A byte every so often, and no end.
     Drip(Duration),
+    /// The honest answer, with a pause behind each piece of so many bytes.
+    Slow(usize, Duration),
 }
 
 impl Lie {
@@ -161,6 +163,9 @@ struct State {
     log: Vec<Request>,
     /// Whether the token server takes names and passwords in forms, and gives identity tokens to come back with.
     oauth: bool,
+    /// Answers with bodies that are being given, and the most that were at once.
+    giving: usize,
+    most_giving: usize,
     /// Tokens that are good; forgotten by [`LyingRegistry::forget_tokens`].
     tokens: Vec<String>,
     issued: usize,
@@ -352,6 +357,11 @@ impl LyingRegistry {
             times,
             lie,
         });
+    }
+
+    /// The most slow answers that were given at the same time.
+    pub fn most_at_once(&self) -> usize {
+        self.state().most_giving
     }
 
     /// What was asked so far.

@@ -78,7 +78,17 @@ fn respond<S: Read + Write>(
         Some(Lie::Body(body)) => answer.body = body.clone(),
         _ => {}
     }
-    write(*reader.get_mut(), &request, answer, lie.as_ref(), closing)
+    if !matches!(lie, Some(Lie::Slow(..))) {
+        return write(*reader.get_mut(), &request, answer, lie.as_ref(), closing);
+    }
+    {
+        let mut state = state.lock().unwrap();
+        state.giving += 1;
+        state.most_giving = state.most_giving.max(state.giving);
+    }
+    let written = write(*reader.get_mut(), &request, answer, lie.as_ref(), closing);
+    state.lock().unwrap().giving -= 1;
+    written
 }
 
 fn read_head(reader: &mut impl BufRead) -> std::io::Result<Request> {
@@ -173,6 +183,11 @@ fn write(
             }
             Ok(())
         }
+        Some(Lie::Slow(length, pause)) => answer.body.chunks(*length).try_for_each(|piece| {
+            stream.write_all(piece)?;
+            std::thread::sleep(*pause);
+            Ok(())
+        }),
         _ => stream.write_all(&answer.body),
     }
 }
