@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import pathlib
 import platform
 import shutil
@@ -30,15 +31,18 @@ INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
+# What an image that is pushed may take, in bytes.
+ROOM = 2 << 30
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 ACCEPTED = ", ".join([MANIFEST, DOCKER_MANIFEST, *INDEX_TYPES])
 
 
 class PushTarget:
-    """Debian's docker-registry on loopback, with its data below `directory`."""
+    """Debian's docker-registry on loopback, with its data in memory, as far as there is room: a registry elsewhere takes nothing
+    of this machine's disk, which the stores are on."""
 
     def __init__(self, directory: pathlib.Path):
-        self.directory = directory
+        self.directory = memory_directory() or directory
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.host = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -47,7 +51,6 @@ class PushTarget:
     def empty(self) -> None:
         """Starts it, or starts it again, with nothing in it."""
         self.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         config = self.directory / "config.yml"
         config.write_text(
@@ -70,6 +73,15 @@ class PushTarget:
             self.process.terminate()
             self.process.wait()
             self.process = None
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def memory_directory() -> pathlib.Path | None:
+    """A directory of this process in memory."""
+    memory = pathlib.Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < ROOM:
+        return None
+    return memory / f"pushed-{os.getpid()}"
 
 
 def get(host: str, path: str, accept: str = "*/*"):

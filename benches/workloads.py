@@ -214,7 +214,6 @@ def run(
                 line = f"{workload.name} {phase.name} #{repetition + 1} {program.name}: {note}"
                 print(line, file=sys.stderr, flush=True)
     target.stop()
-    shutil.rmtree(target.directory, ignore_errors=True)
     shutil.rmtree(context)
     return samples
 
