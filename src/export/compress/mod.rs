@@ -10,6 +10,7 @@ mod gzip;
 mod join;
 mod pool;
 mod probe;
+mod zstandard;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -174,7 +175,7 @@ impl CompressionOptions {
         match (self.kind, self.level) {
             (Compression::None, _) => 0,
             (Compression::Gzip | Compression::EStargz, level) => level.unwrap_or(GZIP_LEVEL),
-            (Compression::Zstd, None | Some(0)) => ZSTD_LEVEL,
+            (Compression::Zstd, None) => zstandard::DEFAULT,
             (Compression::Zstd, Some(level)) => level,
         }
     }
@@ -206,13 +207,6 @@ impl fmt::Display for Compression {
 const ENCODERS: u32 = 3;
 /// libdeflate's level that makes of files what other builders' level 6 makes of them, within two hundredths.
 const GZIP_LEVEL: i32 = 4;
-/// zstd's own default.
-const ZSTD_LEVEL: i32 = 3;
-/// Levels above would take windows that readers need not accept, and memory in proportion: RFC 8878 section 3.1.1.1.2
-/// recommends 8 MiB.
-const LAST_OF_SMALL_WINDOWS: i32 = 19;
-const LARGEST_WINDOW: u32 = 23;
-
 /// How many threads can work at once.
 pub(super) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -236,14 +230,7 @@ impl<W: Write> Encoder<W> {
             Compression::None => Self::None(out),
             // Whoever wants eStargz rewrites the layer; as a stream of bytes it is gzip.
             Compression::Gzip | Compression::EStargz => Self::Gzip(GzipEncoder::new(options.level(), threads, out)?),
-            Compression::Zstd => {
-                let mut encoder = zstd::stream::write::Encoder::new(out, options.level())?;
-                if options.level() > LAST_OF_SMALL_WINDOWS {
-                    encoder.window_log(LARGEST_WINDOW)?;
-                }
-                encoder.multithread(u32::try_from(threads).unwrap_or(u32::MAX).min(64))?;
-                Self::Zstd(Box::new(encoder))
-            }
+            Compression::Zstd => Self::Zstd(Box::new(zstandard::encoder(options.level(), threads, out)?)),
         })
     }
 
