@@ -141,7 +141,9 @@ fn blob(state: &State, request: &Request, repository: &str, digest: &str) -> Ans
         };
     };
     let start = start.parse::<usize>().unwrap();
-    let end = last.parse().map_or(bytes.len(), |last: usize| bytes.len().min(last + 1));
+    let end = last
+        .parse()
+        .map_or(bytes.len(), |last: usize| bytes.len().min(last + 1));
     Answer {
         body: bytes[start..end].to_vec(),
         ..Answer::new(206).with("Content-Range", format!("bytes {start}-{}/{}", end - 1, bytes.len()))
