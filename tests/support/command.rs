@@ -2,9 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use super::user::Account;
 
@@ -100,31 +102,25 @@ impl Program {
 
     /// Starts it, with its streams on pipes.
     pub fn start(&mut self) -> Child {
-        self.command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts")
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        started(|| self.command.spawn())
     }
 
     /// Starts it, with what it says in `log`.
     pub fn start_into(&mut self, log: fs::File) -> Child {
-        self.command
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the program starts")
+        self.command.stdout(Stdio::null()).stderr(log);
+        started(|| self.command.spawn())
     }
 
     /// Runs it to its end.
     pub fn run(&mut self) -> Outcome {
-        let output = self.command.output().expect("the program starts");
+        let output = started(|| self.command.output());
         self.outcome(output)
     }
 
     /// What it writes to its standard output, to its end, as it is.
     pub fn stdout_of(&mut self) -> Vec<u8> {
-        let output = self.command.output().expect("the program starts");
+        let output = started(|| self.command.output());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     }
@@ -132,7 +128,7 @@ impl Program {
     /// The same, with its standard output in `file`.
     pub fn run_into(&mut self, file: fs::File) -> Outcome {
         self.command.stdout(file).stderr(Stdio::piped());
-        let child = self.command.spawn().expect("the program starts");
+        let child = started(|| self.command.spawn());
         self.outcome(child.wait_with_output().expect("the program ends"))
     }
 
@@ -282,4 +278,18 @@ impl Outcome {
         );
         self
     }
+}
+
+/// Starts a program. A copy of it that was written a moment ago may still be open for writing in a child that another test has
+/// just forked, until that child is another program (ETXTBSY).
+fn started<T>(mut start: impl FnMut() -> io::Result<T>) -> T {
+    for _ in 0..100 {
+        match start() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome.expect("the program starts"),
+        }
+    }
+    start().expect("the program starts")
 }
