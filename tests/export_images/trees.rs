@@ -57,28 +57,18 @@ fn links_in_a_destination_are_replaced_and_never_followed() {
     symlink(outside.join("victim"), destination.join("app")).unwrap();
     fs::hard_link(outside.join("victim"), destination.join("tool")).unwrap();
     fs::write(destination.join("mine"), "stays").unwrap();
-    tree_directory(
-        &fixture.snapshotter,
-        Some(snapshot),
-        None,
-        Ownership::Caller,
-        &destination,
-    )
-    .unwrap();
+    let write = || {
+        let below = &destination;
+        tree_directory(&fixture.snapshotter, Some(snapshot), None, Ownership::Caller, below).unwrap();
+    };
+    write();
     assert_eq!(fs::read_to_string(outside.join("victim")).unwrap(), "untouched");
     assert_eq!(tree(&outside).len(), 2);
     assert!(fs::symlink_metadata(destination.join("etc")).unwrap().is_dir());
     assert_eq!(fs::read_to_string(destination.join("app")).unwrap(), "the application");
     assert_eq!(fs::read_to_string(destination.join("mine")).unwrap(), "stays");
     // A second time, over itself.
-    tree_directory(
-        &fixture.snapshotter,
-        Some(snapshot),
-        None,
-        Ownership::Caller,
-        &destination,
-    )
-    .unwrap();
+    write();
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Parts<'_> {
     /// Passes a part on, and has others come meanwhile.
     async fn pass_on(&mut self, part: &mut Part, received: &mut u64, queue: &mpsc::Sender<Chunk>) -> Passed {
         let (mut chunks, mut waited) = (0u32, 0u32);
-        self.begin_ahead(1);
+        self.begin_ahead();
         while let Some(chunk) = part.chunks.recv().await {
             let length = chunk.as_ref().map_or(0, |bytes: &Bytes| bytes.len() as u64);
             chunks += 1;
@@ -124,9 +124,9 @@ impl Parts<'_> {
         part.end().await
     }
 
-    /// Has as many parts come as are to come at once, besides `read`, the one that is being read.
-    fn begin_ahead(&mut self, read: usize) {
-        while self.under_way.len() + read < self.at_once
+    /// Has as many parts come as are to come at once, the one that is being read among them.
+    fn begin_ahead(&mut self) {
+        while self.under_way.len() + 1 < self.at_once
             && let Some(permit) = self.permit()
         {
             self.begin_next(Some(permit));
